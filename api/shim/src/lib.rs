@@ -1,0 +1,1 @@
+//! The wire types that a shim needs: messages, ttrpc services, type URLs.

@@ -1,0 +1,3 @@
+//! The shim's thin main.
+
+fn main() {}

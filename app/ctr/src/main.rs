@@ -1,0 +1,3 @@
+//! The command line: containerd's ctr, column for column.
+
+fn main() {}

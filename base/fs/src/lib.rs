@@ -1,0 +1,1 @@
+//! Rooted (`openat2`), durable, path-naming file operations: atomic replace, sync policy, trash, usage.

@@ -1,0 +1,1 @@
+//! Validated values: namespace, id, digest, labels, field path, filter language, time texts.

@@ -1,0 +1,1 @@
+//! Logs in containerd's two formats with `module` fields; the metrics registry; process figures.

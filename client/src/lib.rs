@@ -1,0 +1,1 @@
+//! The Rust client of the API, used by ctr and by the tests.

@@ -1,0 +1,1 @@
+//! The one pipeline for import, export, tag and unpack, with progress.

@@ -1,0 +1,1 @@
+//! Mount lists to kernel state and back; idmaps; detaching without stalling callers.

@@ -1,0 +1,1 @@
+//! pidfds, subreaper, namespaces, rlimits, spawning without surprises.

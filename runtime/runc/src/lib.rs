@@ -1,0 +1,1 @@
+//! create, start, exec, kill, delete, checkpoint through an OCI runtime program.

@@ -1,0 +1,1 @@
+//! The library of our shim: task service, stdio, reaping, exit records, bootstrap dialects.

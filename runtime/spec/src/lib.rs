@@ -1,0 +1,1 @@
+//! OCI runtime specs: built for clients, read by the runtime.

@@ -1,0 +1,1 @@
+//! One thin module per containerd gRPC service: decode, call, encode.

@@ -1,0 +1,1 @@
+//! tar to folder tree and back, decompression, digests in the same pass.

@@ -1,0 +1,1 @@
+//! Namespaced records, leases, references and GC marking over bolt.

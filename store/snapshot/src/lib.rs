@@ -1,0 +1,1 @@
+//! The snapshotter trait, its test suite, shared tree records, one module per snapshotter, the proxy.

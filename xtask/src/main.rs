@@ -1,0 +1,3 @@
+//! The project's one entry: demo, test, bench, install.
+
+fn main() {}
