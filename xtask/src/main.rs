@@ -1,3 +1,44 @@
 //! The project's one entry: demo, test, bench, install.
 
-fn main() {}
+mod bench;
+mod build;
+mod command;
+mod demo;
+mod host;
+mod install;
+mod peers;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+/// Everything one does with this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build, start the daemon on private folders, import an image, run a container, show it all, stop.
+    Demo,
+    /// Set up what the tests need and run all of them.
+    Test(test::Options),
+    /// Measure ours and Debian's containerd side by side; writes the table of the README.
+    Bench(bench::Options),
+    /// Build for release and install the programs and the systemd unit.
+    Install(install::Options),
+    /// Fetch the programs of other makers that tests and benches run against.
+    Peers,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Demo => demo::run(),
+        Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::Install(options) => install::run(&options),
+        Task::Peers => peers::fetch().map(|peers| println!("{}", peers.display())),
+    }
+}
