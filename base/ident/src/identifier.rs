@@ -45,8 +45,15 @@ pub enum IdentError {
     #[error("unsupported digest algorithm: {0:?}")]
     DigestAlgorithm(String),
     /// A filter expression that does not parse.
-    #[error("parse error: {0}")]
+    #[error("filters: parse error: {0}")]
     Filter(String),
+    /// Filters beyond [`crate::filter::MAX_FILTER`] or [`crate::filter::MAX_REGEXES`].
+    #[error(
+        "filters: too large: at most {} bytes and {} regular expressions",
+        crate::filter::MAX_FILTER,
+        crate::filter::MAX_REGEXES
+    )]
+    FilterTooLarge,
     /// Not a time of RFC 3339.
     #[error("not an RFC 3339 time: {0:?}")]
     Time(String),
@@ -65,6 +72,7 @@ impl Coded for IdentError {
             | IdentError::DigestLength(_)
             | IdentError::DigestAlgorithm(_)
             | IdentError::Filter(_)
+            | IdentError::FilterTooLarge
             | IdentError::Time(_) => Class::InvalidArgument,
         }
     }

@@ -5,6 +5,7 @@
 //! value of one of these types has been validated; nothing else in the project checks again.
 
 pub mod digest;
+mod field;
 pub mod filter;
 mod identifier;
 mod labels;
@@ -12,6 +13,7 @@ mod namespace;
 pub mod timestamp;
 
 pub use digest::{Algorithm, Digest};
+pub use field::{FieldPath, apply_label};
 pub use identifier::{IdentError, MAX_IDENTIFIER, validate_identifier};
 pub use labels::{Labels, MAX_LABEL, validate_label, validate_labels};
 pub use namespace::Namespace;
