@@ -1,1 +1,33 @@
 //! Mount lists to kernel state and back; idmaps; detaching without stalling callers.
+//!
+//! A [`Mount`] is what a snapshotter answers: kind, source, options. [`mount_all`] applies a list
+//! in its order and takes back what it did when one fails. [`unmount_all`] takes away all that is
+//! stacked on a path; a path that is not mounted is no error. [`TempMount`] is a list mounted in a
+//! folder of its own for as long as it is needed. [`mountinfo`] reads the kernel's table.
+//!
+//! Errors: [`Error`], which names kind, source, target and options of the mount.
+//!
+//! Laws: every function here may block in the kernel, so async callers use a blocking thread. The
+//! working directory and the namespaces of the process are never changed: what needs another one
+//! runs on a short-lived thread of its own.
+
+mod error;
+mod fuse;
+mod idmap;
+mod loop_device;
+mod mount;
+pub mod mountinfo;
+mod options;
+mod overlay;
+mod temp;
+mod thread;
+mod unmount;
+
+pub use error::Error;
+pub use mount::{Mount, mount_all, read_only, without_volatile};
+pub use rustix::mount::UnmountFlags;
+pub use temp::{TEMP_PREFIX, TempMount, clean_temp_mounts};
+pub use unmount::{detach, unmount, unmount_all, unmount_recursive};
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
