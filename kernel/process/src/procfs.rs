@@ -1,0 +1,159 @@
+//! What `/proc` tells about a process.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// The most that is read of a small file of `/proc`.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// The part of `/proc/<pid>/stat` that we use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// The program's name, at most 15 bytes, which the process may choose itself.
+    pub name: String,
+    /// The state's letter: `R`, `S`, `D`, `T`, `Z`, `X`.
+    pub state: char,
+    /// The parent's process id.
+    pub parent: i32,
+    /// When it started, in clock ticks after the machine's start. With the process id it names
+    /// a process for as long as the machine runs.
+    pub start_time: u64,
+}
+
+impl Stat {
+    /// True if the process has ended and only waits to be reaped.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
+/// Reads `/proc/<pid>/stat`.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such process.
+pub fn stat(pid: i32) -> Result<Stat> {
+    let path = path(pid, "stat");
+    let text = read(pid, &path)?;
+    parse_stat(&text).ok_or(Error::Format { path })
+}
+
+/// When a process started, in clock ticks after the machine's start.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such process.
+pub fn start_time(pid: i32) -> Result<u64> {
+    stat(pid).map(|stat| stat.start_time)
+}
+
+/// True if there is a process of this id that has not ended. A zombie has.
+#[must_use]
+pub fn is_alive(pid: i32) -> bool {
+    stat(pid).is_ok_and(|stat| !stat.is_dead())
+}
+
+/// True if the process of this id is alive and is the one that started at `start_time`.
+#[must_use]
+pub fn is_same(pid: i32, start_time: u64) -> bool {
+    stat(pid).is_ok_and(|stat| !stat.is_dead() && stat.start_time == start_time)
+}
+
+/// The number of a process's pid namespace; equal numbers are the same namespace.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such process.
+pub fn pid_namespace(pid: i32) -> Result<u64> {
+    let path = path(pid, "ns/pid");
+    std::fs::metadata(&path).map(|status| status.ino()).map_err(|error| gone(pid, &path, &error))
+}
+
+/// The identifier of this run of the machine: another one after each boot.
+///
+/// # Errors
+/// If `/proc` is not there.
+pub fn boot_id() -> Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    read(0, path).map(|text| text.trim().to_owned())
+}
+
+/// `/proc/<pid>/<name>`; 0 means this process.
+pub(crate) fn path(pid: i32, name: &str) -> PathBuf {
+    match pid {
+        0 => PathBuf::from(format!("/proc/self/{name}")),
+        pid => PathBuf::from(format!("/proc/{pid}/{name}")),
+    }
+}
+
+/// Reads a file of a process.
+pub(crate) fn read(pid: i32, path: &Path) -> Result<String> {
+    use std::io::Read as _;
+    let mut text = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text))
+        .map_err(|error| gone(pid, path, &error))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Tells a process that is gone from other failures.
+fn gone(pid: i32, path: &Path, error: &std::io::Error) -> Error {
+    let missing =
+        error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH);
+    if missing && pid != 0 { Error::NotFound { pid } } else { Error::proc(path, error) }
+}
+
+/// `1 (name) S 0 ...`. The name may hold blanks and brackets: it ends at the last `)`.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (head, rest) = text.rsplit_once(')')?;
+    let (_, name) = head.split_once('(')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    // The start time is field 22 of the line; state is field 3.
+    let start_time = fields.nth(17)?.parse().ok()?;
+    Some(Stat { name: name.to_owned(), state, parent, start_time })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_does_not_move_the_fields() {
+        let line = "42 (a) R (b c) S 7 1 1 0 -1 4 5 6 7 8 9 10 11 12 20 0 1 0 987654 1 2\n";
+        let stat = parse_stat(line).expect("parse");
+        assert_eq!(
+            stat,
+            Stat { name: "a) R (b c".to_owned(), state: 'S', parent: 7, start_time: 987_654 }
+        );
+    }
+
+    #[test]
+    fn this_process_is_alive_and_itself() {
+        let pid = i32::try_from(std::process::id()).expect("pid");
+        let started = start_time(pid).expect("start time");
+        assert!(is_alive(pid));
+        assert!(is_same(pid, started));
+        assert!(!is_same(pid, started + 1));
+        assert_eq!(pid_namespace(pid).expect("ns"), pid_namespace(0).expect("ns"));
+        assert!(!is_alive(i32::MAX));
+        assert!(matches!(start_time(i32::MAX), Err(Error::NotFound { .. })));
+    }
+
+    #[test]
+    fn the_boot_has_an_identifier() {
+        let id = boot_id().expect("boot id");
+        assert_eq!(id.len(), 36, "{id}");
+        assert_eq!(id, boot_id().expect("boot id"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_answered(line in ".{0,200}") {
+            let _ = parse_stat(&line);
+        }
+    }
+}
