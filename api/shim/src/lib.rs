@@ -17,6 +17,9 @@
 //! | [`runtimeoptions`] | `runtimeoptions.v1` |
 //! | [`cgroups`] | `io.containerd.cgroups.v1`, `io.containerd.cgroups.v2` |
 //!
+//! Each service has a trait (`Task`), a `TaskServer` that makes it an [`api_ttrpc::Service`], and a
+//! `TaskClient` over an [`api_ttrpc::Client`].
+//!
 //! Nothing here fails but the decoding in [`typeurl`], with [`typeurl::TypeUrlError`].
 
 pub mod typeurl;
@@ -43,6 +46,11 @@ pub mod events {
 /// The service of a shim: tasks and their processes.
 pub mod task {
     pub use super::generated::containerd::task::v3::*;
+
+    /// The service's name in version 2. The messages are the same as in version 3.
+    pub const SERVICE_V2: &str = "containerd.task.v2.Task";
+    /// The service's name in version 3.
+    pub const SERVICE_V3: &str = TASK_SERVICE;
 }
 
 pub use generated::containerd::runtime::sandbox::v1 as sandbox;

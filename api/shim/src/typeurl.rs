@@ -168,10 +168,7 @@ mod tests {
 
         assert_eq!(events::TaskOom::full_name(), "containerd.events.TaskOOM");
         assert_eq!(events::TaskIo::full_name(), "containerd.events.TaskIO");
-        assert_eq!(
-            events::ImageCreate::full_name(),
-            "containerd.services.images.v1.ImageCreate"
-        );
+        assert_eq!(events::ImageCreate::full_name(), "containerd.services.images.v1.ImageCreate");
         assert_eq!(runc::Options::full_name(), "containerd.runc.v1.Options");
         assert_eq!(linux_runc::RuncOptions::full_name(), "containerd.linux.runc.RuncOptions");
         assert_eq!(crate::runtimeoptions::Options::full_name(), "runtimeoptions.v1.Options");
@@ -203,8 +200,7 @@ mod tests {
             "type url \"containerd.events.TaskStart\" is not \"containerd.events.TaskExit\": \
              invalid argument"
         );
-        let broken =
-            Any { type_url: events::TaskExit::full_name(), value: vec![0xff, 0xff, 0xff] };
+        let broken = Any { type_url: events::TaskExit::full_name(), value: vec![0xff, 0xff, 0xff] };
         assert!(matches!(decode::<events::TaskExit>(&broken), Err(TypeUrlError::Decode { .. })));
     }
 

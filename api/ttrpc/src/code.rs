@@ -91,9 +91,7 @@ pub fn to_class(code: i32, message: &str) -> Class {
 
 /// True if the message is the class text, or ends with `: ` and the class text.
 fn ends_with_class(message: &str, class: Class) -> bool {
-    message
-        .strip_suffix(class.text())
-        .is_some_and(|stem| stem.is_empty() || stem.ends_with(": "))
+    message.strip_suffix(class.text()).is_some_and(|stem| stem.is_empty() || stem.ends_with(": "))
 }
 
 #[cfg(test)]
