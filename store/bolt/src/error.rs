@@ -82,6 +82,12 @@ pub enum Error {
         /// The bucket's name, as text.
         name: String,
     },
+    /// Buckets are nested deeper than this engine follows.
+    #[error("buckets nested deeper than {limit}")]
+    NestedTooDeep {
+        /// The most that it follows.
+        limit: usize,
+    },
     /// A closure of an update panicked; its changes were undone.
     #[error("update panicked: {message}")]
     Panicked {
@@ -118,7 +124,8 @@ impl Coded for Error {
             Error::KeyRequired
             | Error::KeyTooLarge { .. }
             | Error::ValueTooLarge { .. }
-            | Error::IncompatibleValue { .. } => Class::InvalidArgument,
+            | Error::IncompatibleValue { .. }
+            | Error::NestedTooDeep { .. } => Class::InvalidArgument,
             Error::BucketNotFound { .. } => Class::NotFound,
             Error::BucketExists { .. } => Class::AlreadyExists,
             Error::Panicked { .. } | Error::Nested => Class::Internal,

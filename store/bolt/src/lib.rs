@@ -19,13 +19,23 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod bucket_mut;
+mod commit;
 mod db;
 mod error;
+mod file;
+mod free;
 mod inspect;
+mod layout;
+mod node;
+mod queue;
 mod read;
+mod rebalance;
+mod scan;
+mod snapshot;
+mod spill;
 
 pub use bucket_mut::{BucketMut, WriteTx};
-pub use db::{Db, Options, Stats};
+pub use db::{Db, Options, Probe, Stats, Step};
 pub use error::Error;
 pub use inspect::{Problem, Report, check, dump, salvage};
 pub use read::{Bucket, Entry, Iter, ReadTx};
