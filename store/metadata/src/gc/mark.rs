@@ -1,0 +1,338 @@
+//! Marking: from the roots along all references.
+
+use std::collections::{HashMap, HashSet};
+use std::time::SystemTime;
+
+use base_ident::timestamp;
+use store_bolt::{Bucket, Entry};
+
+use super::labels::{Label, UsedAt, scan};
+use super::{EXPIRE, Removed, Resource};
+use crate::Result;
+use crate::encode::read_time;
+use crate::metadata::View;
+use crate::schema::{
+    BLOB, CONTAINERS, CONTENT, DIGEST, EXPECTED, EXPIRE_AT, IMAGES, INGESTS, LABELS, LEASES,
+    PARENT, ROOT, SANDBOXES, SNAPSHOT_KEY, SNAPSHOTS, SNAPSHOTTER, TARGET,
+};
+
+/// The label of a lease that holds its resources alone, and not what they need.
+const FLAT: &[u8] = b"containerd.io/gc.flat";
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Content,
+    Snapshot,
+    Image,
+    Container,
+    Lease,
+    Ingest,
+}
+
+/// An object, by its names in the database; it need not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Node<'a> {
+    pub(super) kind: Kind,
+    pub(super) namespace: &'a [u8],
+    /// The snapshotter of a snapshot, else empty.
+    pub(super) snapshotter: &'a [u8],
+    pub(super) key: &'a [u8],
+}
+
+/// Objects with conditions on snapshots, and the snapshots' values.
+#[derive(Default)]
+struct Conditions<'a> {
+    on: Vec<(Node<'a>, Node<'a>, UsedAt)>,
+    used: HashMap<Node<'a>, Vec<SystemTime>>,
+}
+
+/// The marking of one state of the database.
+struct Marking<'a> {
+    /// The bucket of all namespaces.
+    top: Bucket<'a>,
+    now: SystemTime,
+    /// Objects that live as long as the node.
+    followers: HashMap<Node<'a>, Vec<Node<'a>>>,
+    conditions: Conditions<'a>,
+    /// Marked nodes, and whether without what they need.
+    seen: HashSet<(Node<'a>, bool)>,
+    pending: Vec<(Node<'a>, bool)>,
+}
+
+/// The buckets in `bucket`, with their names.
+fn buckets<'a>(bucket: Option<Bucket<'a>>) -> impl Iterator<Item = Result<(&'a [u8], Bucket<'a>)>> {
+    bucket.into_iter().flat_map(|bucket| bucket.iter()).filter_map(|entry| match entry {
+        Ok((name, Entry::Bucket(bucket))) => Some(Ok((name, bucket))),
+        Ok((_, Entry::Value(_))) => None,
+        Err(error) => Some(Err(error.into())),
+    })
+}
+
+/// The time in the label `gc.expire` of an object; one that is no time counts as absent.
+fn expiry(object: Bucket<'_>, key: &[u8]) -> Result<Option<SystemTime>> {
+    let Some(labels) = object.bucket(LABELS)? else { return Ok(None) };
+    let Some(text) = labels.get(EXPIRE.as_bytes())? else { return Ok(None) };
+    let time = std::str::from_utf8(text).ok().and_then(|text| timestamp::parse(text).ok());
+    if time.is_none() {
+        let (key, value) = (String::from_utf8_lossy(key), String::from_utf8_lossy(text));
+        tracing::info!(%key, %value, "expiration ignored: not a time");
+    }
+    Ok(time)
+}
+
+/// All records that nothing needs.
+pub(super) fn garbage(view: &View<'_>, now: SystemTime) -> Result<Vec<Removed>> {
+    let Some(top) = view.root.bucket(ROOT)? else { return Ok(Vec::new()) };
+    let mut marking = Marking {
+        top,
+        now,
+        followers: HashMap::new(),
+        conditions: Conditions::default(),
+        seen: HashSet::new(),
+        pending: Vec::new(),
+    };
+    for namespace in buckets(Some(top)) {
+        let (name, bucket) = namespace?;
+        marking.roots(name, bucket)?;
+    }
+    marking.evaluate();
+    while let Some((node, flat)) = marking.pending.pop() {
+        marking.references(node, flat)?;
+    }
+    marking.unmarked()
+}
+
+impl<'a> Marking<'a> {
+    fn mark(&mut self, node: Node<'a>, flat: bool) {
+        if self.seen.insert((node, flat)) {
+            self.pending.push((node, flat));
+        }
+    }
+
+    fn follow(&mut self, leader: Node<'a>, follower: Node<'a>) {
+        self.followers.entry(leader).or_default().push(follower);
+    }
+
+    /// Marks the roots of a namespace, and gathers what lives with others.
+    fn roots(&mut self, namespace: &'a [u8], bucket: Bucket<'a>) -> Result<()> {
+        let node = |kind, key| Node { kind, namespace, snapshotter: b"", key };
+        for lease in buckets(bucket.bucket(LEASES)?) {
+            let (id, lease) = lease?;
+            if expiry(lease, id)?.is_none_or(|expiry| self.now <= expiry) {
+                self.mark(node(Kind::Lease, id), false);
+                self.leased(namespace, lease)?;
+            }
+        }
+        for image in buckets(bucket.bucket(IMAGES)?) {
+            let (name, image) = image?;
+            let own = node(Kind::Image, name);
+            let expired = expiry(image, name)?.is_some_and(|expiry| self.now > expiry);
+            if !expired {
+                self.mark(own, false);
+            }
+            scan(namespace, image, |label| match label {
+                Label::LivesWith(leader) if expired => self.follow(leader, own),
+                Label::LivesWhile(on, condition) => self.conditions.on.push((own, on, condition)),
+                _ => {}
+            })?;
+        }
+        for ingest in buckets(bucket.path(&[CONTENT, INGESTS])?) {
+            let (reference, ingest) = ingest?;
+            // An ingest without a time has a lease; one whose time cannot be read is kept.
+            let lives = match ingest.get(EXPIRE_AT)? {
+                Some(bytes) => read_time(bytes).is_none_or(|expiry| self.now <= expiry),
+                None => false,
+            };
+            if lives {
+                self.mark(node(Kind::Ingest, reference), false);
+            }
+        }
+        for blob in buckets(bucket.path(&[CONTENT, BLOB])?) {
+            let (digest, blob) = blob?;
+            let own = node(Kind::Content, digest);
+            scan(namespace, blob, |label| match label {
+                Label::LivesWith(leader) => self.follow(leader, own),
+                Label::LivesWhile(on, condition) => self.conditions.on.push((own, on, condition)),
+                Label::Root => self.mark(own, false),
+                _ => {}
+            })?;
+        }
+        for container in buckets(bucket.bucket(CONTAINERS)?) {
+            let (id, container) = container?;
+            let own = node(Kind::Container, id);
+            self.mark(own, false);
+            scan(namespace, container, |label| {
+                if let Label::LivesWith(leader) = label {
+                    self.follow(leader, own);
+                }
+            })?;
+        }
+        for snapshots in buckets(bucket.bucket(SNAPSHOTS)?) {
+            let (snapshotter, snapshots) = snapshots?;
+            for snapshot in buckets(Some(snapshots)) {
+                let (key, snapshot) = snapshot?;
+                let own = Node { kind: Kind::Snapshot, namespace, snapshotter, key };
+                scan(namespace, snapshot, |label| match label {
+                    Label::LivesWith(leader) => self.follow(leader, own),
+                    Label::Root => self.mark(own, false),
+                    Label::Used(time) => self.conditions.used.entry(own).or_default().push(time),
+                    _ => {}
+                })?;
+            }
+        }
+        for sandbox in buckets(bucket.bucket(SANDBOXES)?) {
+            let (_, sandbox) = sandbox?;
+            scan(namespace, sandbox, |label| {
+                if let Label::Needs(node) = label {
+                    self.mark(node, false);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Marks what a lease holds.
+    fn leased(&mut self, namespace: &'a [u8], lease: Bucket<'a>) -> Result<()> {
+        let flat = match lease.bucket(LABELS)? {
+            Some(labels) => labels.get(FLAT)?.is_some(),
+            None => false,
+        };
+        for (bucket, kind, flat) in [
+            (CONTENT, Kind::Content, flat),
+            (IMAGES, Kind::Image, flat),
+            (INGESTS, Kind::Ingest, false),
+        ] {
+            if let Some(keys) = lease.bucket(bucket)? {
+                for entry in keys.iter() {
+                    let (key, _) = entry?;
+                    self.mark(Node { kind, namespace, snapshotter: b"", key }, flat);
+                }
+            }
+        }
+        for keys in buckets(lease.bucket(SNAPSHOTS)?) {
+            let (snapshotter, keys) = keys?;
+            for entry in keys.iter() {
+                let (key, _) = entry?;
+                self.mark(Node { kind: Kind::Snapshot, namespace, snapshotter, key }, flat);
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns the conditions that hold into followers.
+    fn evaluate(&mut self) {
+        let Conditions { on, used } = std::mem::take(&mut self.conditions);
+        for (own, on, condition) in on {
+            let values = used.get(&on).map_or(&[][..], Vec::as_slice);
+            if values.iter().any(|used| condition.holds(*used, self.now)) {
+                self.follow(on, own);
+            }
+        }
+    }
+
+    /// Marks what `node` needs, and what lives with it. `flat`: a snapshot's parents and an image's
+    /// target alone.
+    fn references(&mut self, node: Node<'a>, flat: bool) -> Result<()> {
+        if !flat {
+            for follower in self.followers.get(&node).cloned().unwrap_or_default() {
+                self.mark(follower, false);
+            }
+        }
+        let Node { kind, namespace, snapshotter, key } = node;
+        let path: &[&[u8]] = match kind {
+            Kind::Content => &[namespace, CONTENT, BLOB, key],
+            Kind::Snapshot => &[namespace, SNAPSHOTS, snapshotter, key],
+            Kind::Image => &[namespace, IMAGES, key],
+            Kind::Container => &[namespace, CONTAINERS, key],
+            Kind::Ingest => &[namespace, CONTENT, INGESTS, key],
+            Kind::Lease => return Ok(()),
+        };
+        // A reference to what does not exist is no error.
+        let Some(object) = self.top.path(path)? else { return Ok(()) };
+        match kind {
+            Kind::Snapshot => {
+                if let Some(parent) = object.get(PARENT)?.filter(|parent| !parent.is_empty()) {
+                    self.mark(Node { key: parent, ..node }, flat);
+                }
+            }
+            Kind::Image => {
+                if let Some(target) = object.bucket(TARGET)? {
+                    let digest = target.get(DIGEST)?.unwrap_or_default();
+                    self.mark(Node { kind: Kind::Content, key: digest, ..node }, flat);
+                }
+            }
+            Kind::Container => {
+                let snapshotter = object.get(SNAPSHOTTER)?.unwrap_or_default();
+                if !snapshotter.is_empty() {
+                    let key = object.get(SNAPSHOT_KEY)?.unwrap_or_default();
+                    self.mark(Node { kind: Kind::Snapshot, namespace, snapshotter, key }, false);
+                }
+            }
+            Kind::Ingest => {
+                if let Some(digest) = object.get(EXPECTED)?.filter(|digest| !digest.is_empty()) {
+                    self.mark(Node { kind: Kind::Content, key: digest, ..node }, false);
+                }
+                return Ok(());
+            }
+            Kind::Content | Kind::Lease => {}
+        }
+        if flat {
+            return Ok(());
+        }
+        scan(namespace, object, |label| {
+            if let Label::Needs(needed) = label {
+                self.mark(needed, false);
+            }
+        })
+    }
+
+    /// All records that are not marked.
+    fn unmarked(&self) -> Result<Vec<Removed>> {
+        let mut removed = Vec::new();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_owned()).ok();
+        let mut check = |node: Node<'a>, resource: fn(String) -> Resource| {
+            if self.seen.contains(&(node, false)) || self.seen.contains(&(node, true)) {
+                return;
+            }
+            // A key that is not UTF-8 is none of ours; it is kept.
+            if let (Some(namespace), Some(key)) = (text(node.namespace), text(node.key)) {
+                removed.push(Removed { namespace, resource: resource(key) });
+            }
+        };
+        let mut snapshots = Vec::new();
+        for namespace in buckets(Some(self.top)) {
+            let (namespace, bucket) = namespace?;
+            for (path, kind, resource) in [
+                (&[LEASES][..], Kind::Lease, Resource::Lease as fn(String) -> Resource),
+                (&[IMAGES], Kind::Image, Resource::Image),
+                (&[CONTENT, INGESTS], Kind::Ingest, Resource::Ingest),
+                (&[CONTENT, BLOB], Kind::Content, Resource::Blob),
+            ] {
+                for object in buckets(bucket.path(path)?) {
+                    let (key, _) = object?;
+                    check(Node { kind, namespace, snapshotter: b"", key }, resource);
+                }
+            }
+            for keys in buckets(bucket.bucket(SNAPSHOTS)?) {
+                let (snapshotter, keys) = keys?;
+                for object in buckets(Some(keys)) {
+                    let (key, _) = object?;
+                    snapshots.push(Node { kind: Kind::Snapshot, namespace, snapshotter, key });
+                }
+            }
+        }
+        for node in snapshots {
+            if self.seen.contains(&(node, false)) || self.seen.contains(&(node, true)) {
+                continue;
+            }
+            if let (Some(namespace), Some(snapshotter), Some(key)) =
+                (text(node.namespace), text(node.snapshotter), text(node.key))
+            {
+                let resource = Resource::Snapshot { snapshotter, key };
+                removed.push(Removed { namespace, resource });
+            }
+        }
+        Ok(removed)
+    }
+}
