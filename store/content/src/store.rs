@@ -117,7 +117,7 @@ pub trait ContentReader: Send + Sync {
 
 /// An open ingest. Dropping it keeps the ingest for a later resume and unlocks its reference.
 #[async_trait]
-pub trait Writer: Send {
+pub trait Writer: Send + Sync {
     /// Appends bytes.
     async fn write(&mut self, data: Bytes) -> Result<()>;
 
