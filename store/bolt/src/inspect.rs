@@ -56,10 +56,13 @@ impl Report {
     }
 }
 
-/// Opens a file that nobody is writing to, without waiting for it.
+/// How long a tool waits for the lock. A daemon holds it for good; a process that was just closing the
+/// file, or starting another, for a moment.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// Opens a file that nobody is writing to.
 fn open(path: &Path) -> Result<Db, Error> {
-    let options =
-        Options { read_only: true, lock_timeout: Some(Duration::ZERO), ..Options::default() };
+    let options = Options { read_only: true, lock_timeout: Some(LOCK_WAIT), ..Options::default() };
     Db::open(path, options)
 }
 
@@ -197,7 +200,7 @@ pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Report, E
     let options = Options {
         page_size: Some(from.page_size()),
         store_freelist: stored,
-        lock_timeout: Some(Duration::ZERO),
+        lock_timeout: Some(LOCK_WAIT),
         ..Options::default()
     };
     let to = Db::open(to.as_ref(), options)?;

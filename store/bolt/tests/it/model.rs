@@ -206,7 +206,7 @@ fn scenario(page_size: u32, transactions: Vec<Transaction>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_history_reads_as_the_model(
@@ -227,11 +227,11 @@ fn a_large_bucket_grows_in_any_order_and_shrinks_to_nothing() {
         for chunk in 0..5u64 {
             db.update(move |tx| {
                 let mut bucket = tx.create_bucket_if_missing(&[b"b"])?;
-                (chunk * 4000..(chunk + 1) * 4000)
+                (chunk * 1500..(chunk + 1) * 1500)
                     .try_for_each(|n| bucket.put(&key(n), format!("value {n}").as_bytes()))
             })
             .unwrap();
-            for n in chunk * 4000..(chunk + 1) * 4000 {
+            for n in chunk * 1500..(chunk + 1) * 1500 {
                 expected.insert(key(n), Item::Value(format!("value {n}").into_bytes()));
             }
             let tree = verified(&db);
@@ -245,7 +245,7 @@ fn a_large_bucket_grows_in_any_order_and_shrinks_to_nothing() {
             db.update(move |tx| {
                 let mut root = tx.root();
                 let mut bucket = root.bucket(b"b")?.unwrap();
-                (chunk * 4000..(chunk + 1) * 4000).try_for_each(|n| bucket.delete(&key(n)))
+                (chunk * 1500..(chunk + 1) * 1500).try_for_each(|n| bucket.delete(&key(n)))
             })
             .unwrap();
             verified(&db);
