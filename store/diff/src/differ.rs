@@ -11,6 +11,10 @@ use std::time::SystemTime;
 pub struct ApplyOptions {
     /// Flush the file system of the target afterwards (a client's wish, `sync_fs`).
     pub sync_fs: bool,
+    /// The mounts are of a snapshot without a parent, and will be put onto their parent when they
+    /// are committed: deletions are kept as overlayfs keeps them. A layer that needs its parent
+    /// now is refused as FailedPrecondition; it must be applied on its parent.
+    pub parent_comes_later: bool,
 }
 
 /// How two trees are compared.

@@ -1,0 +1,41 @@
+//! Comparing two trees: what the upper one has changed, as a layer.
+
+mod error;
+mod node;
+mod record;
+mod walk;
+
+use std::io::Write;
+use std::path::Path;
+
+pub use error::CompareError;
+
+/// How a tree is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TreeOptions {
+    /// Seconds since 1970: no entry is newer, and deletions have this time.
+    pub source_date_epoch: Option<i64>,
+}
+
+/// Writes what the tree `upper` has changed against `lower` as a tar; everything, without a lower.
+/// Entries come in the order of their names, folder by folder, so that the same trees give the
+/// same bytes. Sockets are left out, as no archive can hold them.
+///
+/// # Errors
+/// [`CompareError`]
+pub fn write_diff<W: Write>(
+    output: W,
+    lower: Option<&Path>,
+    upper: &Path,
+    options: TreeOptions,
+) -> Result<W, CompareError> {
+    let open = |path: &Path| {
+        node::open_root(path)
+            .map_err(CompareError::at("open", path.as_os_str().as_encoded_bytes()))
+    };
+    let lower = lower.map(open).transpose()?;
+    let upper = open(upper)?;
+    let mut recorder = record::Recorder::new(output, &upper, options);
+    walk::walk(lower.as_ref(), &upper, &mut recorder)?;
+    recorder.finish()
+}

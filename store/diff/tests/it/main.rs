@@ -1,0 +1,14 @@
+//! The tar applier and the tree comparer against GNU tar, hostile archives, overlayfs and
+//! containerd.
+
+#![allow(clippy::unwrap_used, reason = "tests stop at the first failure")]
+
+mod archive;
+mod containerd;
+mod damage;
+mod diff;
+mod escape;
+mod gnu_tar;
+mod namespace;
+mod tree;
+mod whiteout;
