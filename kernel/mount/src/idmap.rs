@@ -70,7 +70,7 @@ fn clone_waiting_child(reader: &OwnedFd, writer: &OwnedFd) -> Result<Pid, Failur
         }
         std::process::abort();
     }
-    i32::try_from(result).ok().and_then(Pid::from_raw).filter(|_| result > 0).ok_or_else(|| {
+    i32::try_from(result).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or_else(|| {
         let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::PERM);
         Failure::System { step: "clone user namespace", errno }
     })

@@ -26,7 +26,7 @@ impl PidFd {
     /// # Errors
     /// [`Error::NotFound`] if there is none.
     pub fn open(pid: i32) -> Result<Self> {
-        let id = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(Error::NotFound { pid })?;
+        let id = process_id(pid)?;
         // EINVAL is what the kernel says of an id that is a thread's.
         let descriptor = pidfd_open(id, PidfdFlags::empty()).map_err(|errno| match errno {
             Errno::INVAL => Error::NotFound { pid },
@@ -109,6 +109,11 @@ impl PidFd {
         }
         self.try_wait()
     }
+}
+
+/// The id of one process. 0 and negative numbers would mean groups of processes.
+pub(crate) fn process_id(pid: i32) -> Result<Pid> {
+    Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or(Error::NotFound { pid })
 }
 
 impl AsFd for PidFd {

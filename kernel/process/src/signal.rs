@@ -1,7 +1,8 @@
 //! Signals by name and number.
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
+use crate::pidfd::process_id;
 use crate::{Error, Result};
 
 /// The highest signal number of Linux on the machines that we run on.
@@ -110,8 +111,7 @@ pub fn signal_name(number: i32) -> Option<String> {
 /// # Errors
 /// [`Error::NotFound`] if there is no such process, [`Error::UnknownSignal`].
 pub fn send_signal(pid: i32, signal: i32) -> Result<()> {
-    // 0 and negative numbers would mean groups of processes.
-    let id = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(Error::NotFound { pid })?;
+    let id = process_id(pid)?;
     rustix::process::kill_process(id, to_signal(signal)?).map_err(Error::system("kill", pid))
 }
 
