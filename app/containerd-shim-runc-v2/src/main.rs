@@ -1,3 +1,7 @@
-//! The shim's thin main.
+//! The shim's thin main: everything is in `runtime-shim`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    runtime_shim::main()
+}

@@ -1,1 +1,48 @@
 //! The library of our shim: task service, stdio, reaping, exit records, bootstrap dialects.
+//!
+//! One process supervises the containers of one group (a pod, or a single container). The daemon
+//! runs it as `containerd-shim-runc-v2 … start`; it binds its socket, forks once while it still
+//! has one thread, tells its address in the dialect it was asked in, and serves. The binary is
+//! [`main`] and nothing else.
+//!
+//! - [`bootstrap`]: the command line, the dialects of `start`, the socket.
+//! - [`exit_record`]: how a container ended, in its bundle: the truth behind the exit event.
+//! - the task service on ttrpc, under its names of version 2 and 3.
+//!
+//! Errors: [`base_errors::Error`] within, statuses on the wire; texts are those of containerd's own
+//! shim, because clients match on them.
+//!
+//! Laws: one thread, and no blocking work that can take long; an exit is recorded before it is
+//! announced; a stalled reader of output stalls its own process and nothing else; the announcement
+//! of an exec's exit comes before that of its container, and both after their start.
+
+pub mod bootstrap;
+mod cleanup;
+mod container;
+mod create;
+mod events;
+pub mod exit_record;
+mod info;
+mod log;
+mod options;
+mod process;
+mod serve;
+mod service;
+mod spec;
+mod stdio;
+mod supervise;
+
+use std::process::ExitCode;
+
+pub use bootstrap::arguments::PROGRAM;
+
+/// Runs the shim by the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    bootstrap::run()
+}
+
+/// Locks, also after a panic elsewhere: the data of this crate is consistent between statements.
+pub(crate) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,10 @@
+//! The built shim, driven over ttrpc as a daemon drives it, with a real runc and busybox.
+//!
+//! Every test has a world of its own on tmpfs and checks at its end that no process, mount, socket
+//! or state of the runtime is left.
+
+mod bootstrap;
+mod failures;
+mod life;
+mod streams;
+mod world;

@@ -1,0 +1,397 @@
+//! A program with runc's command line.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use async_trait::async_trait;
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::Interest;
+
+use crate::arguments::Arguments;
+use crate::runtime::{
+    CheckpointOptions, ContainerState, CreateOptions, ExecOptions, Io, OciRuntime, RestoreOptions,
+};
+use crate::watch::watch;
+use crate::{Error, Reaper, Result, log};
+
+/// The program that is run when none is named.
+pub const DEFAULT_PROGRAM: &str = "runc";
+
+/// The most output of a program that is kept; `ps` of a large container and `features` are the
+/// longest, far below this.
+const MAX_OUTPUT: usize = 4 << 20;
+
+/// Runtimes whose `kill` of an init process in its own pid namespace is no more than `kill(2)`.
+const DIRECT_SIGNALS: [&str; 3] = ["runc", "crun", "youki"];
+
+/// An OCI runtime that is a program with runc's command line.
+#[derive(Clone)]
+pub struct RuncProgram {
+    /// A name for the search path, or an absolute path.
+    program: String,
+    /// Where the runtime keeps its state.
+    root: PathBuf,
+    /// Where the runtime writes its log, as JSON lines.
+    log: Option<PathBuf>,
+    systemd_cgroup: bool,
+    reaper: Reaper,
+}
+
+impl RuncProgram {
+    /// Describes the program; nothing is run. An empty `program` means [`DEFAULT_PROGRAM`].
+    #[must_use]
+    pub fn new(
+        program: &str,
+        root: PathBuf,
+        log: Option<PathBuf>,
+        systemd_cgroup: bool,
+        reaper: Reaper,
+    ) -> Self {
+        let program = if program.is_empty() { DEFAULT_PROGRAM } else { program }.to_owned();
+        RuncProgram { program, root, log, systemd_cgroup, reaper }
+    }
+
+    /// The name of the program, as configured.
+    #[must_use]
+    pub fn program(&self) -> &str {
+        &self.program
+    }
+
+    fn arguments(&self, operation: &str) -> Arguments {
+        let mut arguments = Arguments::global(&self.root, self.log.as_deref(), self.systemd_cgroup);
+        arguments.word(operation);
+        arguments
+    }
+
+    fn command(&self, arguments: Arguments) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments.0);
+        // The daemon's readiness socket is none of the container's business.
+        command.env_remove("NOTIFY_SOCKET");
+        kernel_process::die_with_parent(&mut command);
+        command
+    }
+
+    /// Runs to the end with the given streams.
+    async fn run_with_io(&self, arguments: Arguments, io: Io) -> Result<()> {
+        let mut command = self.command(arguments);
+        match io {
+            Io::Streams { stdin, stdout, stderr } => {
+                let stream = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
+                command.stdin(stream(stdin)).stdout(stream(stdout)).stderr(stream(stderr));
+                let spawned = self.reaper.spawn(&mut command);
+                // Only the container may hold its ends, or nobody would ever see their closing.
+                drop(command);
+                let (_, exit) = spawned?;
+                self.succeeded(exit.await.map_err(|_| reaper_gone())?.status, String::new())
+            }
+            Io::Console(_) => self.run_captured(command, None).await.map(drop),
+        }
+    }
+
+    /// Runs to the end; gives standard output and error together.
+    async fn run(&self, arguments: Arguments) -> Result<String> {
+        self.run_captured(self.command(arguments), None).await
+    }
+
+    async fn run_captured(&self, mut command: Command, input: Option<&[u8]>) -> Result<String> {
+        let pipe =
+            |step| move |errno: rustix::io::Errno| Error::System { step, source: errno.into() };
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(pipe("make a pipe"))?;
+        rustix::io::ioctl_fionbio(&reader, true).map_err(pipe("set up a pipe"))?;
+        let second =
+            writer.try_clone().map_err(|source| Error::System { step: "make a pipe", source })?;
+        command.stdin(Stdio::null()).stdout(writer).stderr(second);
+        if let Some(input) = input {
+            command.stdin(Stdio::from(memory_file(input)?));
+        }
+        let spawned = self.reaper.spawn(&mut command);
+        drop(command);
+        let (_, mut exit) = spawned?;
+        let reader = watch(File::from(reader), Interest::READABLE)
+            .map_err(|source| Error::System { step: "watch a pipe", source })?;
+        let mut output = Vec::new();
+        let exit = loop {
+            tokio::select! {
+                exit = &mut exit => break exit,
+                ready = reader.readable() => {
+                    let Ok(mut ready) = ready else { break exit.await };
+                    match ready.try_io(|file| read_some(file.get_ref(), &mut output)) {
+                        Ok(Ok(0) | Err(_)) => break exit.await,
+                        Ok(Ok(_)) | Err(_) => {}
+                    }
+                }
+            }
+        };
+        let status = exit.map_err(|_| reaper_gone())?.status;
+        // What the program wrote is in the pipe by now. An orphan that still holds the pipe is
+        // not waited for.
+        while let Ok(count) = read_some(reader.get_ref(), &mut output)
+            && count > 0
+        {}
+        let output = String::from_utf8_lossy(&output).into_owned();
+        self.succeeded(status, output.trim().to_owned())?;
+        Ok(output)
+    }
+
+    fn succeeded(&self, status: u32, output: String) -> Result<()> {
+        if status == 0 {
+            return Ok(());
+        }
+        Err(Error::Exit { program: self.program.clone(), status, output })
+    }
+
+    fn log_mark(&self) -> u64 {
+        self.log.as_deref().map_or(0, log::length)
+    }
+
+    /// The failure of `operation` in the words of the runtime's log, from byte `mark` on.
+    fn explain(&self, operation: &'static str, mark: u64) -> impl FnOnce(Error) -> Error {
+        let log = self.log.clone();
+        move |cause| {
+            let cause = Box::new(cause);
+            let Some(log) = log else { return Error::Silent { operation, cause } };
+            match log::last_error(&log, mark) {
+                Ok(Some(message)) if !message.is_empty() => Error::Logged { operation, message },
+                Ok(_) => Error::Silent { operation, cause },
+                Err(reason) => Error::Unlogged { operation, reason, cause },
+            }
+        }
+    }
+
+    /// Runs `operation id` and explains a failure.
+    async fn simple(&self, command: &str, id: &str, operation: &'static str) -> Result<()> {
+        let mark = self.log_mark();
+        let mut arguments = self.arguments(command);
+        arguments.word(id);
+        self.run(arguments).await.map(drop).map_err(self.explain(operation, mark))
+    }
+
+    fn answer<T: serde::de::DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        text: &str,
+    ) -> Result<T> {
+        serde_json::from_str(text).map_err(|error| Error::Answer {
+            program: self.program.clone(),
+            operation,
+            reason: error.to_string(),
+        })
+    }
+}
+
+#[async_trait]
+impl OciRuntime for RuncProgram {
+    async fn create(
+        &self,
+        id: &str,
+        bundle: &Path,
+        options: CreateOptions<'_>,
+        io: Io,
+    ) -> Result<()> {
+        let mark = self.log_mark();
+        let mut arguments = self.arguments("create");
+        arguments.pair("--bundle", bundle);
+        arguments.pair("--pid-file", options.pid_file);
+        if let Io::Console(socket) = &io {
+            arguments.pair("--console-socket", socket);
+        }
+        arguments.flag("--no-pivot", options.no_pivot);
+        arguments.flag("--no-new-keyring", options.no_new_keyring);
+        arguments.word(id);
+        self.run_with_io(arguments, io)
+            .await
+            .map_err(self.explain("OCI runtime create failed", mark))
+    }
+
+    async fn start(&self, id: &str) -> Result<()> {
+        self.simple("start", id, "OCI runtime start failed").await
+    }
+
+    async fn exec(&self, id: &str, process: &[u8], options: ExecOptions<'_>, io: Io) -> Result<()> {
+        let mark = self.log_mark();
+        write_private(options.process_file, process)?;
+        let mut arguments = self.arguments("exec");
+        arguments.pair("--process", options.process_file);
+        if let Io::Console(socket) = &io {
+            arguments.pair("--console-socket", socket);
+        }
+        arguments.flag("--detach", true);
+        arguments.pair("--pid-file", options.pid_file);
+        arguments.word(id);
+        let result = self.run_with_io(arguments, io).await;
+        let _ = fs::remove_file(options.process_file);
+        result.map_err(self.explain("OCI runtime exec failed", mark))
+    }
+
+    async fn kill(&self, id: &str, signal: u32, all: bool) -> Result<()> {
+        let mut arguments = self.arguments("kill");
+        arguments.flag("--all", all);
+        arguments.word(id);
+        arguments.word(signal.to_string());
+        self.run(arguments).await.map(drop).map_err(kill_error)
+    }
+
+    async fn delete(&self, id: &str, force: bool) -> Result<()> {
+        let mark = self.log_mark();
+        let mut arguments = self.arguments("delete");
+        arguments.flag("--force", force);
+        arguments.word(id);
+        match self.run(arguments).await {
+            // The runtime has deleted it already, as it does after a checkpoint.
+            Err(error) if error.to_string().contains("does not exist") => Ok(()),
+            Err(error) => Err(self.explain("failed to delete task", mark)(error)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn pause(&self, id: &str) -> Result<()> {
+        self.simple("pause", id, "OCI runtime pause failed").await
+    }
+
+    async fn resume(&self, id: &str) -> Result<()> {
+        self.simple("resume", id, "OCI runtime resume failed").await
+    }
+
+    async fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
+        let mut arguments = self.arguments("update");
+        arguments.word("--resources=-");
+        arguments.word(id);
+        self.run_captured(self.command(arguments), Some(resources)).await.map(drop)
+    }
+
+    async fn pids(&self, id: &str) -> Result<Vec<u32>> {
+        let mut arguments = self.arguments("ps");
+        arguments.pair("--format", "json");
+        arguments.word(id);
+        let text = self.run(arguments).await?;
+        // runc writes `null` for a container without processes.
+        Ok(self.answer::<Option<Vec<u32>>>("ps", &text)?.unwrap_or_default())
+    }
+
+    async fn state(&self, id: &str) -> Result<ContainerState> {
+        let mut arguments = self.arguments("state");
+        arguments.word(id);
+        let text = self.run(arguments).await?;
+        self.answer("state", &text)
+    }
+
+    async fn checkpoint(&self, id: &str, options: &CheckpointOptions) -> Result<()> {
+        let mut arguments = self.arguments("checkpoint");
+        arguments.checkpoint(options);
+        arguments.flag("--leave-running", options.leave_running);
+        arguments.word(id);
+        self.run(arguments).await.map(drop)
+    }
+
+    async fn restore(
+        &self,
+        id: &str,
+        bundle: &Path,
+        options: RestoreOptions<'_>,
+        io: Io,
+    ) -> Result<()> {
+        let mark = self.log_mark();
+        let mut arguments = self.arguments("restore");
+        arguments.checkpoint(&options.checkpoint);
+        arguments.flag("--detach", true);
+        if let Io::Console(socket) = &io {
+            arguments.pair("--console-socket", socket);
+        }
+        arguments.pair("--pid-file", options.pid_file);
+        arguments.flag("--no-subreaper", true);
+        arguments.flag("--no-pivot", options.no_pivot);
+        arguments.pair("--bundle", bundle);
+        arguments.word(id);
+        self.run_with_io(arguments, io)
+            .await
+            .map_err(self.explain("OCI runtime restore failed", mark))
+    }
+
+    async fn features(&self) -> Result<String> {
+        let mut arguments = Arguments::default();
+        arguments.word("features");
+        let text = self.run(arguments).await?;
+        self.answer::<serde::de::IgnoredAny>("features", &text)?;
+        Ok(text)
+    }
+
+    async fn version(&self) -> Result<String> {
+        let mut arguments = Arguments::default();
+        arguments.word("--version");
+        let text = self.run(arguments).await?;
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+
+    fn is_gone(&self, id: &str) -> bool {
+        // INVARIANT: runc, crun and youki all keep their state in `<root>/<id>`. Others are asked.
+        self.signals_directly()
+            && matches!(fs::symlink_metadata(self.root.join(id)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+
+    fn signals_directly(&self) -> bool {
+        Path::new(&self.program)
+            .file_name()
+            .and_then(OsStr::to_str)
+            .is_some_and(|name| DIRECT_SIGNALS.contains(&name))
+    }
+}
+
+fn reaper_gone() -> Error {
+    let source = io::Error::from(io::ErrorKind::BrokenPipe);
+    Error::System { step: "wait for an exit", source }
+}
+
+/// What a failed `kill` means, by the words that runc and crun use.
+fn kill_error(error: Error) -> Error {
+    let text = error.to_string();
+    if text.contains("os: process already finished")
+        || text.contains("container not running")
+        || text.to_lowercase().contains("no such process")
+    {
+        Error::Finished
+    } else if text.contains("does not exist") {
+        Error::NoContainer
+    } else {
+        Error::Kill(Box::new(error))
+    }
+}
+
+/// Reads once, at most a page or sixteen; what exceeds [`MAX_OUTPUT`] is read and dropped.
+fn read_some(mut file: &File, output: &mut Vec<u8>) -> io::Result<usize> {
+    let mut buffer = [0; 4096];
+    let count = file.read(&mut buffer)?;
+    let room = MAX_OUTPUT.saturating_sub(output.len());
+    output.extend_from_slice(&buffer[..count.min(room)]);
+    Ok(count)
+}
+
+/// A file without a name that holds `bytes`, at its beginning.
+fn memory_file(bytes: &[u8]) -> Result<File> {
+    let fail = |source: io::Error| Error::System { step: "make a memory file", source };
+    let file = rustix::fs::memfd_create("input", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|errno| fail(errno.into()))?;
+    let mut file = File::from(file);
+    file.write_all(bytes).map_err(fail)?;
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).map_err(|errno| fail(errno.into()))?;
+    Ok(file)
+}
+
+/// Writes a file that only its owner can read; an older one is replaced.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    let fail = |source| Error::File { operation: "write", path: path.to_owned(), source };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(fail)?;
+    file.write_all(bytes).map_err(fail)
+}

@@ -1,0 +1,185 @@
+//! Exits of children and orphans, each collected once.
+//!
+//! One `SIGCHLD` may stand for many exits, so every signal makes a sweep over all of them. A
+//! process is known to the reaper from the moment of its start ([`Reaper::spawn`]) or by
+//! [`Reaper::adopt`]; what nobody owns is collected and forgotten.
+
+use std::collections::HashMap;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait, waitpid};
+use tokio::io::Interest;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::watch::watch;
+use crate::{Error, Result};
+
+/// The status of a process whose exit could be seen but not collected.
+const UNKNOWN_STATUS: u32 = 255;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Which one.
+    pub pid: i32,
+    /// Its exit code; 128 and the signal if it was killed.
+    pub status: u32,
+    /// When the exit was collected.
+    pub at: SystemTime,
+}
+
+/// Resolves with the exit of one process.
+///
+/// It resolves with an error only if the reaper itself has gone.
+pub type ExitWatch = oneshot::Receiver<Exit>;
+
+/// The collector of exits. Cheap to clone; all clones are the same collector.
+#[derive(Clone)]
+pub struct Reaper {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    owners: HashMap<i32, oneshot::Sender<Exit>>,
+    /// How many invocations are running that will leave an orphan of interest.
+    holds: usize,
+}
+
+/// As long as it lives, the exits of processes without an owner stay uncollected.
+#[must_use]
+pub struct Hold(Reaper);
+
+// === impl Reaper ===
+
+impl Reaper {
+    /// Begins to listen for exits. Needs a running tokio runtime; at most one per process, since
+    /// it collects all children.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the signal handler cannot be installed.
+    pub fn install() -> Result<Self> {
+        let mut signals = signal(SignalKind::child())
+            .map_err(|source| Error::System { step: "listen for SIGCHLD", source })?;
+        let reaper = Reaper { state: Arc::default() };
+        let sweeper = reaper.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                sweeper.lock().sweep();
+            }
+        });
+        Ok(reaper)
+    }
+
+    /// Starts `command`; gives its pid and a watch on its exit.
+    ///
+    /// # Errors
+    /// [`Error::ProgramMissing`] or [`Error::ProgramStart`].
+    pub fn spawn(&self, command: &mut Command) -> Result<(i32, ExitWatch)> {
+        let mut state = self.lock();
+        let child = command.spawn().map_err(|source| {
+            let program = command.get_program().to_string_lossy().into_owned();
+            if source.kind() == std::io::ErrorKind::NotFound && !program.contains('/') {
+                Error::ProgramMissing { program }
+            } else {
+                Error::ProgramStart { program, source }
+            }
+        })?;
+        // A pid of Linux is a positive i32.
+        let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
+        Ok((pid, state.own(pid)))
+    }
+
+    /// Takes over the exit of a process that some program has left behind.
+    ///
+    /// If it is no child of this process, its end is still seen, with status 255.
+    ///
+    /// # Errors
+    /// [`Error::System`] if there is no such process.
+    pub fn adopt(&self, pid: i32) -> Result<ExitWatch> {
+        let no_process =
+            |errno: Errno| Error::System { step: "adopt a process", source: errno.into() };
+        let raw = Pid::from_raw(pid).ok_or_else(|| no_process(Errno::SRCH))?;
+        let mut state = self.lock();
+        let exit = state.own(pid);
+        match waitpid(Some(raw), WaitOptions::NOHANG) {
+            Ok(Some((_, status))) => state.deliver(pid, status),
+            Ok(None) => {}
+            Err(_) => {
+                let Some(owner) = state.owners.remove(&pid) else { return Ok(exit) };
+                let pidfd = pidfd_open(raw, PidfdFlags::NONBLOCK).map_err(no_process)?;
+                let pidfd = watch(pidfd, Interest::READABLE)
+                    .map_err(|source| Error::System { step: "watch a process", source })?;
+                tokio::spawn(async move {
+                    let _ended = pidfd.readable().await;
+                    let _ = owner.send(Exit { pid, status: UNKNOWN_STATUS, at: SystemTime::now() });
+                });
+            }
+        }
+        Ok(exit)
+    }
+
+    /// Leaves unknown orphans uncollected until the [`Hold`] is dropped.
+    pub fn hold(&self) -> Hold {
+        self.lock().holds += 1;
+        Hold(self.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.holds -= 1;
+        state.sweep();
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn own(&mut self, pid: i32) -> ExitWatch {
+        let (sender, exit) = oneshot::channel();
+        self.owners.insert(pid, sender);
+        exit
+    }
+
+    fn deliver(&mut self, pid: i32, status: WaitStatus) {
+        if let Some(owner) = self.owners.remove(&pid) {
+            // The owner may have lost interest.
+            let _ = owner.send(Exit { pid, status: code(status), at: SystemTime::now() });
+        }
+    }
+
+    fn sweep(&mut self) {
+        if self.holds == 0 {
+            while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+                self.deliver(pid.as_raw_nonzero().get(), status);
+            }
+        } else {
+            let owned: Vec<i32> = self.owners.keys().copied().collect();
+            for pid in owned {
+                if let Ok(Some((_, status))) = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG) {
+                    self.deliver(pid, status);
+                }
+            }
+        }
+    }
+}
+
+/// The status as shells count it.
+fn code(status: WaitStatus) -> u32 {
+    let number = match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => return UNKNOWN_STATUS,
+    };
+    u32::try_from(number).unwrap_or(UNKNOWN_STATUS)
+}

@@ -1,0 +1,430 @@
+//! A container: its init process, its execs, and what the runtime does with them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base_errors::{Class, Error, Result, ResultExt};
+use kernel_cgroup::{Group, Hierarchies};
+use kernel_mount::UnmountFlags;
+use runtime_runc::{
+    CheckpointOptions, ExecOptions, ExitWatch, Io, OciRuntime, Reaper, RestoreOptions,
+};
+
+use crate::lock;
+use crate::options::Options;
+use crate::process::{Ended, Operation, Phase, Process};
+use crate::stdio::{self, Owner, Prepared};
+
+/// The file of a bundle with the pid of the init process.
+pub(crate) const INIT_PID_FILE: &str = "init.pid";
+
+/// How long the exit of a process may take to be seen, once its runtime has killed it.
+const KILLED_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A signal that cannot be refused.
+const SIGKILL: u32 = 9;
+
+/// Execs of one container that may exist at once: each has descriptors and a task of its own.
+const MAX_EXECS: usize = 4096;
+
+/// A container.
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) namespace: String,
+    /// Where its rootfs was mounted by this shim, if it was.
+    pub(crate) rootfs: Option<PathBuf>,
+    pub(crate) options: Options,
+    pub(crate) runtime: Arc<dyn OciRuntime>,
+    pub(crate) reaper: Reaper,
+    pub(crate) init: Arc<Process>,
+    /// True if the kernel ends all of its processes with the init process.
+    pub(crate) own_pid_namespace: bool,
+    pub(crate) execs: Mutex<BTreeMap<String, Arc<Process>>>,
+    /// Its control group, once it is known.
+    pub(crate) group: Mutex<Option<Group>>,
+    /// The image that it will be restored from, and the streams that wait for that.
+    pub(crate) restore: Mutex<Option<(CheckpointOptions, Io, Prepared)>>,
+}
+
+impl Container {
+    pub(crate) fn owner<'a>(&'a self, id: &'a str) -> Owner<'a> {
+        Owner {
+            id,
+            namespace: &self.namespace,
+            uid: self.options.io_uid,
+            gid: self.options.io_gid,
+            reaper: &self.reaper,
+        }
+    }
+
+    /// The process of an exec id, or the init process for an empty one.
+    ///
+    /// # Errors
+    /// Not found.
+    pub(crate) fn process(&self, exec_id: &str) -> Result<Arc<Process>> {
+        if exec_id.is_empty() {
+            return Ok(Arc::clone(&self.init));
+        }
+        let missing = || Error::not_found(format!("process does not exist {exec_id}"));
+        lock(&self.execs).get(exec_id).cloned().ok_or_else(missing)
+    }
+
+    /// All execs there are.
+    pub(crate) fn execs(&self) -> Vec<Arc<Process>> {
+        lock(&self.execs).values().cloned().collect()
+    }
+
+    /// Registers an exec; it is started later.
+    ///
+    /// # Errors
+    /// Already exists; the state of the container.
+    pub(crate) fn add_exec(&self, exec: Arc<Process>) -> Result<()> {
+        self.init.check(Operation::Exec)?;
+        let mut execs = lock(&self.execs);
+        if execs.contains_key(&exec.id) {
+            return Err(Error::already_exists(format!("id {}", exec.id)));
+        }
+        if execs.len() >= MAX_EXECS {
+            let text = format!("container {} has {MAX_EXECS} execs", self.id);
+            return Err(Error::resource_exhausted(text));
+        }
+        execs.insert(exec.id.clone(), exec);
+        Ok(())
+    }
+
+    /// Lets the init process run. A restored container gives the watch on its exit.
+    ///
+    /// # Errors
+    /// The state; the runtime's.
+    pub(crate) async fn start_init(&self) -> Result<Option<ExitWatch>> {
+        let _change = self.init.change.lock().await;
+        self.init.check(Operation::Start)?;
+        let restore = lock(&self.restore).take();
+        let exit = match restore {
+            None => {
+                self.runtime.start(&self.id).await?;
+                None
+            }
+            Some((checkpoint, io, prepared)) => {
+                Some(self.run_restore(checkpoint, io, prepared).await?)
+            }
+        };
+        self.init.advance(Phase::Running);
+        Ok(exit)
+    }
+
+    async fn run_restore(
+        &self,
+        checkpoint: CheckpointOptions,
+        io: Io,
+        prepared: Prepared,
+    ) -> Result<ExitWatch> {
+        let pid_file = self.bundle.join(INIT_PID_FILE);
+        let options = RestoreOptions {
+            checkpoint,
+            pid_file: &pid_file,
+            no_pivot: self.options.no_pivot_root,
+        };
+        let hold = self.reaper.hold();
+        self.runtime.restore(&self.id, &self.bundle, options, io).await?;
+        let exit = self.take_over(&self.init, prepared, &pid_file, "container").await?;
+        drop(hold);
+        Ok(exit)
+    }
+
+    /// Connects the streams of a process that the runtime has just made, and takes over its exit.
+    ///
+    /// # Errors
+    /// Its pid file, its terminal. The process runs then, and is the caller's to end.
+    pub(crate) async fn take_over(
+        &self,
+        process: &Process,
+        prepared: Prepared,
+        pid_file: &Path,
+        what: &'static str,
+    ) -> Result<ExitWatch> {
+        let pid = read_pid(pid_file)
+            .with_context(|| format!("failed to retrieve OCI runtime {what} pid"))?;
+        process.set_pid(pid);
+        let exit = self.reaper.adopt(pid)?;
+        let io = prepared.begin(&process.endpoints, &self.owner(&process.id)).await?;
+        process.set_io(io);
+        Ok(exit)
+    }
+
+    /// Runs an exec; gives the watch on its exit.
+    ///
+    /// # Errors
+    /// The state; the runtime's. The exec has ended then.
+    pub(crate) async fn start_exec(&self, exec: &Process) -> Result<ExitWatch> {
+        let _change = exec.change.lock().await;
+        exec.check(Operation::Start)?;
+        let started = self.run_exec(exec).await;
+        match started {
+            Ok(exit) => {
+                exec.advance(Phase::Running);
+                Ok(exit)
+            }
+            Err(error) => {
+                // It never ran: who waits for it shall not wait for ever.
+                exec.set_ended(Ended { status: 255, at: None });
+                let _ = fs::remove_file(self.exec_pid_file(&exec.id));
+                Err(error)
+            }
+        }
+    }
+
+    async fn run_exec(&self, exec: &Process) -> Result<ExitWatch> {
+        let pid_file = self.exec_pid_file(&exec.id);
+        let process_file = self.bundle.join(format!(".{}.process.json", exec.id));
+        let (io, prepared) = stdio::prepare(&exec.endpoints, &self.owner(&exec.id)).await?;
+        let hold = self.reaper.hold();
+        let options = ExecOptions { pid_file: &pid_file, process_file: &process_file };
+        self.runtime.exec(&self.id, &exec.spec, options, io).await?;
+        let taken = self.take_over(exec, prepared, &pid_file, "exec").await;
+        if taken.is_err() && exec.pid() > 0 {
+            // INVARIANT: the hold keeps its exit uncollected, so the pid is still the exec's.
+            let _ = kernel_process::send_signal(exec.pid(), 9);
+        }
+        drop(hold);
+        taken
+    }
+
+    fn exec_pid_file(&self, exec_id: &str) -> PathBuf {
+        self.bundle.join(format!("{exec_id}.pid"))
+    }
+
+    /// Sends a signal to a process, or to all of the container.
+    ///
+    /// # Errors
+    /// Not found if the process has ended; the runtime's.
+    pub(crate) async fn kill(&self, exec_id: &str, signal: u32, all: bool) -> Result<()> {
+        let process = self.process(exec_id)?;
+        if !exec_id.is_empty() {
+            if process.pid() == 0 {
+                return Err(Error::failed_precondition("process not created"));
+            }
+            return signal_process(&process, signal).map_err(|error| {
+                let finished = error.class() == Class::NotFound;
+                if finished { error } else { error.context("exec kill error") }
+            });
+        }
+        let direct = !all && self.own_pid_namespace && self.runtime.signals_directly();
+        match process.phase() {
+            Phase::Deleted => Err(Error::not_found("cannot kill a deleted process")),
+            Phase::Created if process.pid() == 0 => {
+                Err(Error::failed_precondition("process not created"))
+            }
+            // Other processes may be left where the kernel has not ended them.
+            Phase::Stopped if !all || self.own_pid_namespace => Err(finished()),
+            // A frozen process takes no signal; the runtime thaws it for SIGKILL.
+            Phase::Created | Phase::Running if direct => signal_process(&process, signal),
+            _ => Ok(self.runtime.kill(&self.id, signal, all).await?),
+        }
+    }
+
+    /// Freezes.
+    ///
+    /// # Errors
+    /// The state; the runtime's.
+    pub(crate) async fn pause(&self) -> Result<()> {
+        let _change = self.init.change.lock().await;
+        self.init.check(Operation::Pause)?;
+        self.init.advance(Phase::Pausing);
+        let paused = self.runtime.pause(&self.id).await;
+        self.init.advance(if paused.is_ok() { Phase::Paused } else { Phase::Running });
+        Ok(paused?)
+    }
+
+    /// Thaws.
+    ///
+    /// # Errors
+    /// The state; the runtime's.
+    pub(crate) async fn resume(&self) -> Result<()> {
+        let _change = self.init.change.lock().await;
+        self.init.check(Operation::Resume)?;
+        self.runtime.resume(&self.id).await?;
+        self.init.advance(Phase::Running);
+        Ok(())
+    }
+
+    /// Changes limits. `resources` is JSON.
+    ///
+    /// # Errors
+    /// Invalid argument for other bytes; the state; the runtime's.
+    pub(crate) async fn update(&self, resources: &[u8]) -> Result<()> {
+        let _change = self.init.change.lock().await;
+        self.init.check(Operation::Update)?;
+        serde_json::from_slice::<serde::de::IgnoredAny>(resources)
+            .map_err(|error| Error::invalid_argument(format!("resources: {error}")))?;
+        Ok(self.runtime.update(&self.id, resources).await?)
+    }
+
+    /// Writes an image with CRIU.
+    ///
+    /// # Errors
+    /// The state; the runtime's first line, with the path of CRIU's log.
+    pub(crate) async fn checkpoint(&self, mut options: CheckpointOptions) -> Result<()> {
+        let _change = self.init.change.lock().await;
+        self.init.check(Operation::Checkpoint)?;
+        let own_work = options.work_path.as_os_str().is_empty();
+        if own_work {
+            options.work_path = self.bundle.join("work/criu-work");
+        }
+        let result = self.runtime.checkpoint(&self.id, &options).await;
+        let result = result.map_err(|error| {
+            let log = self.bundle.join("criu-dump.log");
+            if let Err(error) = fs::copy(options.work_path.join("dump.log"), &log) {
+                tracing::error!(%error, "failed to copy dump.log to criu-dump.log");
+            }
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default().to_owned();
+            Error::unknown(format!("{line} path= {}", log.display()))
+        });
+        if own_work {
+            let _ = fs::remove_dir_all(&options.work_path);
+        }
+        result
+    }
+
+    /// The pids of all processes.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub(crate) async fn pids(&self) -> Result<Vec<u32>> {
+        let group = lock(&self.group).clone();
+        // What `ps` of a runtime does is to read this list.
+        if self.runtime.signals_directly()
+            && let Some(pids) = group.and_then(|group| group.pids(true).ok())
+        {
+            return Ok(pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()).collect());
+        }
+        Ok(self.runtime.pids(&self.id).await?)
+    }
+
+    /// The metrics of its control group.
+    ///
+    /// # Errors
+    /// Not found if there is none.
+    pub(crate) fn metrics(&self) -> Result<api_shim::Any> {
+        let group = lock(&self.group).clone();
+        let group = match group {
+            Some(group) => group,
+            None => {
+                let found = Hierarchies::load()
+                    .and_then(|hierarchies| Group::of_pid(&hierarchies, self.init.pid()));
+                found.map_err(|_| Error::not_found("cgroup does not exist"))?
+            }
+        };
+        Ok(group.metrics()?.to_any())
+    }
+
+    /// Removes a process that does not run. For the init process that is the container itself.
+    ///
+    /// # Errors
+    /// The state; the runtime's; a rootfs that cannot be unmounted.
+    pub(crate) async fn delete(&self, exec_id: &str) -> Result<Arc<Process>> {
+        let process = self.process(exec_id)?;
+        let _change = process.change.lock().await;
+        process.check(Operation::Delete)?;
+        if exec_id.is_empty() {
+            self.delete_init().await?;
+        } else {
+            close_streams(&process).await;
+            let _ = fs::remove_file(self.exec_pid_file(exec_id));
+            lock(&self.execs).remove(exec_id);
+        }
+        process.advance(Phase::Deleted);
+        Ok(process.clone())
+    }
+
+    async fn delete_init(&self) -> Result<()> {
+        let never_ran = self.init.phase() == Phase::Created;
+        if never_ran {
+            lock(&self.restore).take();
+            self.runtime.delete(&self.id, true).await?;
+            if self.init.pid() != 0 {
+                let _ = tokio::time::timeout(KILLED_TIMEOUT, self.init.wait()).await;
+            }
+        } else {
+            if let Some(activity) = self.init.with_io(|io| io.activity()) {
+                stdio::drain(&activity).await;
+            }
+            self.runtime.delete(&self.id, false).await?;
+        }
+        close_streams(&self.init).await;
+        for exec in self.execs() {
+            if let Some(io) = exec.take_io() {
+                io.close().await;
+            }
+        }
+        match &self.rootfs {
+            Some(rootfs) => unmount_rootfs(rootfs).context("failed rootfs umount"),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends all processes of a container that has lost its init process, where the kernel does not.
+    pub(crate) async fn kill_leftovers(&self) {
+        if self.own_pid_namespace {
+            return;
+        }
+        match self.runtime.kill(&self.id, SIGKILL, true).await {
+            Ok(()) | Err(runtime_runc::Error::Finished | runtime_runc::Error::NoContainer) => {}
+            Err(error) => {
+                tracing::error!(%error, container = self.id, "failed to kill init's children");
+            }
+        }
+    }
+}
+
+/// Waits for the rest of a process's output and ends its streams.
+async fn close_streams(process: &Process) {
+    if let Some(io) = process.take_io() {
+        stdio::drain(&io.activity()).await;
+        io.close().await;
+    }
+}
+
+fn finished() -> Error {
+    runtime_runc::Error::Finished.into()
+}
+
+/// Sends a signal to a process whose exit has not been collected: its pid cannot be another's.
+fn signal_process(process: &Process, signal: u32) -> Result<()> {
+    if process.ended().is_some() {
+        return Err(finished());
+    }
+    let number = i32::try_from(signal)
+        .map_err(|_| Error::invalid_argument(format!("unknown signal \"{signal}\"")))?;
+    kernel_process::send_signal(process.pid(), number).map_err(|error| {
+        let error = Error::from(error);
+        if error.is_not_found() { finished() } else { error }
+    })
+}
+
+/// Reads a pid file.
+pub(crate) fn read_pid(path: &Path) -> Result<i32> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| Error::unknown(format!("open {}: {error}", path.display())))?;
+    let damaged = || Error::unknown(format!("{}: no pid in {text:?}", path.display()));
+    text.trim().parse().ok().filter(|pid| *pid > 0).ok_or_else(damaged)
+}
+
+/// Unmounts everything on a rootfs. One that is busy is detached: its last user lets it go.
+///
+/// # Errors
+/// If it stays even so.
+pub(crate) fn unmount_rootfs(rootfs: &Path) -> Result<()> {
+    match kernel_mount::unmount_all(rootfs, UnmountFlags::empty()) {
+        Ok(()) => Ok(()),
+        Err(kernel_mount::Error::Unmount { errno, .. }) if errno == rustix::io::Errno::NOENT => {
+            Ok(())
+        }
+        Err(_) => Ok(kernel_mount::unmount_all(rootfs, UnmountFlags::DETACH)?),
+    }
+}

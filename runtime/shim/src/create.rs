@@ -1,0 +1,150 @@
+//! Making a container out of a bundle.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use api_shim::task::CreateTaskRequest;
+use api_shim::types;
+use base_errors::{Error, Result, ResultExt};
+use base_ident::validate_identifier;
+use kernel_mount::Mount;
+use runtime_runc::{CheckpointOptions, CreateOptions, ExitWatch, Reaper, RuncProgram};
+
+use crate::container::{Container, INIT_PID_FILE, unmount_rootfs};
+use crate::options;
+use crate::process::Process;
+use crate::spec::Spec;
+use crate::stdio::{self, Endpoints};
+
+/// Makes a container; gives the watch on its exit unless it is to be restored at its start.
+///
+/// # Errors
+/// Whatever fails. No mount, no process and no state of the runtime is left then.
+pub(crate) async fn create(
+    namespace: &str,
+    reaper: &Reaper,
+    request: CreateTaskRequest,
+) -> Result<(Container, Option<ExitWatch>)> {
+    validate_identifier(&request.id)?;
+    let bundle = PathBuf::from(&request.bundle);
+    if !bundle.is_absolute() || !bundle.is_dir() {
+        let text = format!("bundle {:?} is not an absolute path of a folder", request.bundle);
+        return Err(Error::invalid_argument(text));
+    }
+    let options = options::decode(request.options.as_ref())?;
+    options.write(&bundle)?;
+    let rootfs = mount_rootfs(&bundle, &request.rootfs)?;
+    let runtime = RuncProgram::new(
+        &options.binary_name,
+        options.runtime_root(namespace),
+        Some(bundle.join("log.json")),
+        options.systemd_cgroup,
+        reaper.clone(),
+    );
+    let endpoints = Endpoints {
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        terminal: request.terminal,
+    };
+    let container = Container {
+        init: Process::new(request.id.clone(), endpoints, Vec::new()),
+        id: request.id,
+        namespace: namespace.to_owned(),
+        rootfs,
+        options,
+        runtime: Arc::new(runtime),
+        reaper: reaper.clone(),
+        // Unknown is treated as shared: then nothing is left running.
+        own_pid_namespace: Spec::read(&bundle).is_ok_and(|spec| spec.has_own_pid_namespace()),
+        execs: Mutex::default(),
+        group: Mutex::default(),
+        restore: Mutex::default(),
+        bundle,
+    };
+    let checkpoint = Some(request.checkpoint).filter(|path| !path.is_empty()).map(|image| {
+        let work = Some(&container.options.criu_work_path).filter(|path| !path.is_empty());
+        CheckpointOptions {
+            image_path: image.into(),
+            parent_path: request.parent_checkpoint.into(),
+            work_path: work.map_or_else(|| container.bundle.join("work"), PathBuf::from),
+            ..CheckpointOptions::default()
+        }
+    });
+    match begin(&container, checkpoint).await {
+        Ok(exit) => Ok((container, exit)),
+        Err(error) => {
+            if let Some(rootfs) = &container.rootfs
+                && let Err(error) = unmount_rootfs(rootfs)
+            {
+                tracing::warn!(%error, "failed to cleanup rootfs mount");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Runs the runtime, unless the container is to be restored.
+async fn begin(
+    container: &Container,
+    checkpoint: Option<CheckpointOptions>,
+) -> Result<Option<ExitWatch>> {
+    let owner = container.owner(&container.id);
+    let (io, prepared) = stdio::prepare(&container.init.endpoints, &owner).await?;
+    if let Some(checkpoint) = checkpoint {
+        *crate::lock(&container.restore) = Some((checkpoint, io, prepared));
+        return Ok(None);
+    }
+    let pid_file = container.bundle.join(INIT_PID_FILE);
+    let create = CreateOptions {
+        pid_file: &pid_file,
+        no_pivot: container.options.no_pivot_root,
+        no_new_keyring: container.options.no_new_keyring,
+    };
+    let hold = container.reaper.hold();
+    let made = container.runtime.create(&container.id, &container.bundle, create, io).await;
+    let taken = match made {
+        Ok(()) => container.take_over(&container.init, prepared, &pid_file, "container").await,
+        Err(error) => Err(error.into()),
+    };
+    drop(hold);
+    if taken.is_err()
+        && !container.runtime.is_gone(&container.id)
+        && let Err(error) = container.runtime.delete(&container.id, true).await
+    {
+        tracing::warn!(%error, "failed to remove a container that could not be created");
+    }
+    taken.map(Some)
+}
+
+/// Mounts what a snapshotter has answered; gives the rootfs if there is anything to mount.
+fn mount_rootfs(bundle: &Path, mounts: &[types::Mount]) -> Result<Option<PathBuf>> {
+    if mounts.is_empty() {
+        return Ok(None);
+    }
+    let rootfs = bundle.join("rootfs");
+    match DirBuilder::new().mode(0o711).create(&rootfs) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| format!("mkdir {}", rootfs.display()));
+        }
+        _ => {}
+    }
+    // A rootfs that is a link would be mounted somewhere else.
+    if !fs::symlink_metadata(&rootfs).context("rootfs")?.is_dir() {
+        return Err(Error::invalid_argument(format!("{} is not a folder", rootfs.display())));
+    }
+    let mounts: Vec<Mount> = mounts
+        .iter()
+        .map(|mount| Mount {
+            kind: mount.r#type.clone(),
+            source: mount.source.clone(),
+            target: mount.target.clone(),
+            options: mount.options.clone(),
+        })
+        .collect();
+    kernel_mount::mount_all(&mounts, &rootfs).context("failed to mount rootfs component")?;
+    Ok(Some(rootfs))
+}

@@ -1,0 +1,201 @@
+//! Events on their way to the daemon: in order, and until it has them.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use api_shim::events::{
+    TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOom,
+    TaskPaused, TaskResumed, TaskStart,
+};
+use api_shim::ttrpc_events::ForwardRequest;
+use api_shim::types::Envelope;
+use api_shim::{Name, typeurl};
+use api_ttrpc::{CallOptions, Client, Status, code};
+use tokio::sync::{Notify, watch};
+
+use crate::lock;
+
+/// The daemon's service for events.
+const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
+
+/// Events that wait for a daemon that is down; the oldest make room. As in containerd.
+const QUEUE: usize = 2048;
+
+/// How long the daemon may take for one event.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first pause after a failure; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest pause: a daemon that is back gets its events this soon.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How often an event is offered to a daemon that answers, but refuses it. As in containerd.
+const REFUSALS: u32 = 5;
+
+/// An event of a task, which has a topic.
+pub(crate) trait Topic: Name {
+    /// Where it is published.
+    const TOPIC: &'static str;
+}
+
+macro_rules! topics {
+    ($($event:ident => $topic:literal,)*) => {
+        $(impl Topic for $event {
+            const TOPIC: &'static str = $topic;
+        })*
+    };
+}
+
+topics! {
+    TaskCreate => "/tasks/create",
+    TaskStart => "/tasks/start",
+    TaskOom => "/tasks/oom",
+    TaskExit => "/tasks/exit",
+    TaskDelete => "/tasks/delete",
+    TaskExecAdded => "/tasks/exec-added",
+    TaskExecStarted => "/tasks/exec-started",
+    TaskPaused => "/tasks/paused",
+    TaskResumed => "/tasks/resumed",
+    TaskCheckpointed => "/tasks/checkpointed",
+}
+
+/// Takes events and forwards them in the background. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Publisher {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    namespace: String,
+    /// The daemon's ttrpc socket; `None` if nobody wants events.
+    socket: Option<PathBuf>,
+    queue: Mutex<VecDeque<Envelope>>,
+    arrived: Notify,
+    empty: watch::Sender<bool>,
+}
+
+impl Publisher {
+    /// Begins to forward to the daemon at `address`; an empty one means that nobody listens.
+    pub(crate) fn start(address: &str, namespace: &str) -> Self {
+        let path = address.strip_prefix("unix://").unwrap_or(address);
+        let socket = Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty());
+        let forwards = socket.is_some();
+        let shared = Arc::new(Shared {
+            namespace: namespace.to_owned(),
+            socket,
+            queue: Mutex::default(),
+            arrived: Notify::new(),
+            empty: watch::Sender::new(true),
+        });
+        if forwards {
+            let forwarder = Arc::clone(&shared);
+            tokio::spawn(async move { forwarder.forward().await });
+        }
+        Publisher { shared }
+    }
+
+    /// Queues an event. Returns at once.
+    pub(crate) fn publish<E: Topic>(&self, event: &E) {
+        if self.shared.socket.is_none() {
+            return;
+        }
+        let envelope = Envelope {
+            timestamp: Some(SystemTime::now().into()),
+            namespace: self.shared.namespace.clone(),
+            topic: E::TOPIC.to_owned(),
+            event: Some(typeurl::encode(event)),
+        };
+        let mut queue = lock(&self.shared.queue);
+        if queue.len() >= QUEUE {
+            tracing::warn!(topic = E::TOPIC, "event queue is full, the oldest event is lost");
+            queue.pop_front();
+        }
+        queue.push_back(envelope);
+        drop(queue);
+        self.shared.empty.send_replace(false);
+        self.shared.arrived.notify_one();
+    }
+
+    /// Waits until the daemon has everything, at most `limit`.
+    pub(crate) async fn flush(&self, limit: Duration) {
+        let mut empty = self.shared.empty.subscribe();
+        let all = empty.wait_for(|empty| *empty);
+        if tokio::time::timeout(limit, all).await.is_err() {
+            tracing::warn!("events are left that the daemon did not take");
+        }
+    }
+}
+
+impl Shared {
+    async fn forward(&self) {
+        let Some(socket) = &self.socket else { return };
+        let mut client: Option<Client> = None;
+        let mut pause = FIRST_PAUSE;
+        let mut refusals = 0;
+        loop {
+            let next = lock(&self.queue).front().cloned();
+            let Some(envelope) = next else {
+                self.empty.send_replace(true);
+                self.arrived.notified().await;
+                continue;
+            };
+            match self.offer(socket, &mut client, &envelope).await {
+                Ok(()) => {
+                    self.taken(&envelope);
+                    (pause, refusals) = (FIRST_PAUSE, 0);
+                    continue;
+                }
+                Err(status) if is_refusal(&status) => {
+                    refusals += 1;
+                    if refusals >= REFUSALS {
+                        let topic = &envelope.topic;
+                        tracing::error!(topic, error = status.message, "failed to publish event");
+                        self.taken(&envelope);
+                        (pause, refusals) = (FIRST_PAUSE, 0);
+                        continue;
+                    }
+                }
+                Err(status) => {
+                    tracing::debug!(error = status.message, "the daemon is not there");
+                    client = None;
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn offer(
+        &self,
+        socket: &PathBuf,
+        client: &mut Option<Client>,
+        envelope: &Envelope,
+    ) -> Result<(), Status> {
+        let connection = match client {
+            Some(connection) => connection,
+            None => {
+                let connection = Client::connect(socket).await.map_err(|_| Status::closed())?;
+                client.insert(connection)
+            }
+        };
+        let options = CallOptions::new().timeout(FORWARD_TIMEOUT).namespace(&self.namespace);
+        let request = ForwardRequest { envelope: Some(envelope.clone()) };
+        connection.call::<_, ()>(SERVICE, "Forward", &request, &options).await
+    }
+
+    /// Removes the event from the queue, unless a full queue has done so.
+    fn taken(&self, envelope: &Envelope) {
+        let mut queue = lock(&self.queue);
+        if queue.front() == Some(envelope) {
+            queue.pop_front();
+        }
+    }
+}
+
+/// True if the daemon has answered, and does not want the event.
+fn is_refusal(status: &Status) -> bool {
+    ![code::UNAVAILABLE, code::DEADLINE_EXCEEDED].contains(&status.code)
+}

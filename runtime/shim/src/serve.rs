@@ -1,0 +1,119 @@
+//! The serving process: one thread, from the first connection to the last event.
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_shim::task::{self, TaskServer};
+use api_ttrpc::{ListenOptions, Server};
+use base_errors::{Error, Result, ResultExt};
+use runtime_runc::Reaper;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::bootstrap::arguments::Arguments;
+use crate::bootstrap::socket::{self, Bound};
+use crate::events::Publisher;
+use crate::log;
+use crate::service::Service;
+
+/// How long the last events and the last answers may take to leave. As in containerd.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a serving shim knows from its start.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) namespace: String,
+    pub(crate) id: String,
+    pub(crate) debug: bool,
+    /// The bundle of the first container.
+    pub(crate) bundle: PathBuf,
+    /// The socket, removed at the end.
+    pub(crate) socket: PathBuf,
+    /// The daemon's ttrpc socket; empty: nobody wants events.
+    pub(crate) ttrpc_address: String,
+    /// What went wrong before there was a log.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A runtime of one thread.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// Serves in the foreground, on the socket that was told.
+pub(crate) fn serve_socket(arguments: &Arguments) -> Result<()> {
+    if arguments.socket.is_empty() {
+        let text = "nothing to do: expected start, delete, or -socket with the path to serve on";
+        return Err(Error::invalid_argument(text));
+    }
+    let path = arguments.socket.strip_prefix("unix://").unwrap_or(&arguments.socket);
+    let socket = PathBuf::from(path);
+    let Bound::New(listener) = socket::bind(&socket)? else {
+        return Err(Error::already_exists(format!("a shim on {path}")));
+    };
+    let settings = Settings {
+        namespace: arguments.namespace.clone(),
+        id: arguments.id.clone(),
+        debug: arguments.debug,
+        bundle: std::env::current_dir().context("get working directory")?,
+        socket,
+        ttrpc_address: std::env::var("TTRPC_ADDRESS").unwrap_or_default(),
+        warnings: Vec::new(),
+    };
+    serve(settings, listener)
+}
+
+/// Serves until the last container has gone and the daemon says so, or a signal ends it.
+///
+/// # Errors
+/// What keeps it from serving. The socket is gone in any case.
+pub(crate) fn serve(settings: Settings, listener: UnixListener) -> Result<()> {
+    // One thread needs one arena.
+    kernel_process::tune_malloc(1);
+    log::install(&settings.bundle, settings.debug, &settings.namespace, &settings.id);
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let served = kernel_process::set_subreaper(true)
+        .map_err(Error::from)
+        .context("failed to become a subreaper")
+        .and_then(|()| runtime()?.block_on(run(&settings, listener)));
+    let _ = fs::remove_file(&settings.socket);
+    if let Err(error) = &served {
+        tracing::error!(%error, "shim failed");
+    }
+    served
+}
+
+async fn run(settings: &Settings, listener: UnixListener) -> Result<()> {
+    let reaper = Reaper::install()?;
+    let publisher = Publisher::start(&settings.ttrpc_address, &settings.namespace);
+    let service = Arc::new(Service::new(&settings.namespace, reaper, publisher.clone()));
+    let mut leaving = service.leaving();
+    let tasks = Arc::new(TaskServer::from_arc(service));
+    let server =
+        Server::new().register(task::SERVICE_V2, tasks.clone()).register(task::SERVICE_V3, tasks);
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let serving = server.serve(listener, ListenOptions::default());
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return Ok(ended?),
+        _ = leaving.wait_for(|leave| *leave) => {}
+        _ = terminate.recv() => tracing::debug!("caught exit signal"),
+        _ = interrupt.recv() => tracing::debug!("caught exit signal"),
+    }
+    // Nobody shall find this shim any more and give it another container.
+    let _ = fs::remove_file(&settings.socket);
+    server.shutdown();
+    if tokio::time::timeout(LEAVE_TIMEOUT, &mut serving).await.is_err() {
+        server.close();
+    }
+    publisher.flush(LEAVE_TIMEOUT).await;
+    Ok(())
+}

@@ -1,0 +1,389 @@
+//! The task service: requests to containers, containers to responses and events.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use api_shim::events::{
+    TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskIo, TaskPaused,
+    TaskResumed, TaskStart,
+};
+use api_shim::process::ProcessInfo;
+use api_shim::task::{
+    CheckpointTaskRequest, CloseIoRequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+    CreateTaskResponse, DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest,
+    PauseRequest, PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest,
+    StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, Task,
+    UpdateTaskRequest, WaitRequest, WaitResponse,
+};
+use api_shim::{Any, Timestamp, linux_runc, runc, typeurl};
+use api_ttrpc::{Context, Status};
+use base_errors::{Error, Result};
+use base_ident::validate_identifier;
+use runtime_runc::{CheckpointOptions, Reaper};
+use tokio::sync::watch;
+
+use crate::container::Container;
+use crate::events::Publisher;
+use crate::process::{Ended, Process};
+use crate::stdio::Endpoints;
+use crate::{create, lock, supervise};
+
+/// Go's zero time, the year 1: a process that has not ended.
+const ZERO_TIME: Timestamp = Timestamp { seconds: -62_135_596_800, nanos: 0 };
+
+/// The shim's state, and its service.
+pub(crate) struct Service {
+    namespace: String,
+    reaper: Reaper,
+    publisher: Publisher,
+    containers: Mutex<Containers>,
+    /// Becomes true when the shim is to leave.
+    leave: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Containers {
+    made: BTreeMap<String, Arc<Container>>,
+    /// Ids whose creation is under way.
+    reserved: BTreeSet<String>,
+}
+
+/// Frees a reserved id.
+struct Reservation<'a> {
+    service: &'a Service,
+    id: String,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        lock(&self.service.containers).reserved.remove(&self.id);
+    }
+}
+
+impl Service {
+    pub(crate) fn new(namespace: &str, reaper: Reaper, publisher: Publisher) -> Self {
+        Service {
+            namespace: namespace.to_owned(),
+            reaper,
+            publisher,
+            containers: Mutex::default(),
+            leave: watch::Sender::new(false),
+        }
+    }
+
+    /// Tells when the shim is to leave.
+    pub(crate) fn leaving(&self) -> watch::Receiver<bool> {
+        self.leave.subscribe()
+    }
+
+    fn container(&self, id: &str) -> Result<Arc<Container>> {
+        let missing = || Error::not_found("container not created");
+        lock(&self.containers).made.get(id).cloned().ok_or_else(missing)
+    }
+
+    fn reserve(&self, id: &str) -> Result<Reservation<'_>> {
+        let mut containers = lock(&self.containers);
+        if containers.made.contains_key(id) || !containers.reserved.insert(id.to_owned()) {
+            return Err(Error::already_exists(format!("container {id}")));
+        }
+        Ok(Reservation { service: self, id: id.to_owned() })
+    }
+
+    async fn create_container(&self, request: CreateTaskRequest) -> Result<u32> {
+        let reservation = self.reserve(&request.id)?;
+        let mut event = TaskCreate {
+            container_id: request.id.clone(),
+            bundle: request.bundle.clone(),
+            rootfs: request.rootfs.clone(),
+            io: Some(TaskIo {
+                stdin: request.stdin.clone(),
+                stdout: request.stdout.clone(),
+                stderr: request.stderr.clone(),
+                terminal: request.terminal,
+            }),
+            checkpoint: request.checkpoint.clone(),
+            pid: 0,
+        };
+        let (container, exit) = create::create(&self.namespace, &self.reaper, request).await?;
+        let container = Arc::new(container);
+        event.pid = container.init.wire_pid();
+        lock(&self.containers).made.insert(container.id.clone(), Arc::clone(&container));
+        drop(reservation);
+        self.publisher.publish(&event);
+        if let Some(exit) = exit {
+            tokio::spawn(supervise::init(container, exit, self.publisher.clone()));
+        }
+        Ok(event.pid)
+    }
+
+    async fn start_process(&self, request: &StartRequest) -> Result<u32> {
+        let container = self.container(&request.id)?;
+        let process = container.process(&request.exec_id)?;
+        // Its exit is announced after its start, however fast it comes.
+        let starting = process.starting.lock().await;
+        let pid;
+        if request.exec_id.is_empty() {
+            let exit = container.start_init().await?;
+            pid = process.wire_pid();
+            self.publisher.publish(&TaskStart { container_id: request.id.clone(), pid });
+            if let Some(exit) = exit {
+                let publisher = self.publisher.clone();
+                tokio::spawn(supervise::init(Arc::clone(&container), exit, publisher));
+            }
+        } else {
+            let exit = container.start_exec(&process).await?;
+            pid = process.wire_pid();
+            self.publisher.publish(&TaskExecStarted {
+                container_id: request.id.clone(),
+                exec_id: request.exec_id.clone(),
+                pid,
+            });
+            let (exec, publisher) = (Arc::clone(&process), self.publisher.clone());
+            tokio::spawn(supervise::exec(Arc::clone(&container), exec, exit, publisher));
+        }
+        drop(starting);
+        Ok(pid)
+    }
+
+    async fn delete_process(&self, request: &DeleteRequest) -> Result<DeleteResponse> {
+        let container = self.container(&request.id)?;
+        let process = container.delete(&request.exec_id).await?;
+        let (exit_status, exited_at) = wire_end(process.ended());
+        let pid = process.wire_pid();
+        if request.exec_id.is_empty() {
+            lock(&self.containers).made.remove(&request.id);
+            self.publisher.publish(&TaskDelete {
+                container_id: request.id.clone(),
+                pid,
+                exit_status,
+                exited_at: Some(exited_at),
+                ..Default::default()
+            });
+        }
+        Ok(DeleteResponse { pid, exit_status, exited_at: Some(exited_at) })
+    }
+
+    fn add_exec(&self, request: ExecProcessRequest) -> Result<()> {
+        let container = self.container(&request.id)?;
+        validate_identifier(&request.exec_id)?;
+        let spec = exec_spec(request.spec.as_ref(), request.terminal)?;
+        let endpoints = Endpoints {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        container.add_exec(Process::new(request.exec_id.clone(), endpoints, spec))?;
+        self.publisher
+            .publish(&TaskExecAdded { container_id: request.id, exec_id: request.exec_id });
+        Ok(())
+    }
+
+    async fn list_pids(&self, id: &str) -> Result<PidsResponse> {
+        let container = self.container(id)?;
+        let pids = container.pids().await?;
+        let execs: BTreeMap<u32, String> =
+            container.execs().iter().map(|exec| (exec.wire_pid(), exec.id.clone())).collect();
+        let processes = pids.into_iter().map(|pid| {
+            let info = execs
+                .get(&pid)
+                .map(|exec_id| typeurl::encode(&runc::ProcessDetails { exec_id: exec_id.clone() }));
+            ProcessInfo { pid, info }
+        });
+        Ok(PidsResponse { processes: processes.collect() })
+    }
+
+    async fn write_checkpoint(&self, request: CheckpointTaskRequest) -> Result<()> {
+        let container = self.container(&request.id)?;
+        let options = checkpoint_options(&request.path, request.options.as_ref())?;
+        container.checkpoint(options).await?;
+        self.publisher
+            .publish(&TaskCheckpointed { container_id: request.id, checkpoint: request.path });
+        Ok(())
+    }
+}
+
+impl Task for Service {
+    async fn state(&self, _: &Context, request: StateRequest) -> Result<StateResponse, Status> {
+        let container = self.container(&request.id)?;
+        let process = container.process(&request.exec_id)?;
+        let (exit_status, exited_at) = wire_end(process.ended());
+        let endpoints = process.endpoints.clone();
+        Ok(StateResponse {
+            id: process.id.clone(),
+            bundle: container.bundle.to_string_lossy().into_owned(),
+            pid: process.wire_pid(),
+            status: process.status().into(),
+            stdin: endpoints.stdin,
+            stdout: endpoints.stdout,
+            stderr: endpoints.stderr,
+            terminal: endpoints.terminal,
+            exit_status,
+            exited_at: Some(exited_at),
+            exec_id: request.exec_id,
+        })
+    }
+
+    async fn create(
+        &self,
+        _: &Context,
+        request: CreateTaskRequest,
+    ) -> Result<CreateTaskResponse, Status> {
+        let pid = self.create_container(request).await?;
+        Ok(CreateTaskResponse { pid })
+    }
+
+    async fn start(&self, _: &Context, request: StartRequest) -> Result<StartResponse, Status> {
+        let pid = self.start_process(&request).await?;
+        Ok(StartResponse { pid })
+    }
+
+    async fn delete(&self, _: &Context, request: DeleteRequest) -> Result<DeleteResponse, Status> {
+        Ok(self.delete_process(&request).await?)
+    }
+
+    async fn pids(&self, _: &Context, request: PidsRequest) -> Result<PidsResponse, Status> {
+        Ok(self.list_pids(&request.id).await?)
+    }
+
+    async fn pause(&self, _: &Context, request: PauseRequest) -> Result<(), Status> {
+        self.container(&request.id)?.pause().await?;
+        self.publisher.publish(&TaskPaused { container_id: request.id });
+        Ok(())
+    }
+
+    async fn resume(&self, _: &Context, request: ResumeRequest) -> Result<(), Status> {
+        self.container(&request.id)?.resume().await?;
+        self.publisher.publish(&TaskResumed { container_id: request.id });
+        Ok(())
+    }
+
+    async fn checkpoint(&self, _: &Context, request: CheckpointTaskRequest) -> Result<(), Status> {
+        Ok(self.write_checkpoint(request).await?)
+    }
+
+    async fn kill(&self, _: &Context, request: KillRequest) -> Result<(), Status> {
+        let container = self.container(&request.id)?;
+        Ok(container.kill(&request.exec_id, request.signal, request.all).await?)
+    }
+
+    async fn exec(&self, _: &Context, request: ExecProcessRequest) -> Result<(), Status> {
+        Ok(self.add_exec(request)?)
+    }
+
+    async fn resize_pty(&self, _: &Context, request: ResizePtyRequest) -> Result<(), Status> {
+        let process = self.container(&request.id)?.process(&request.exec_id)?;
+        let resized = process.with_io(|io| io.resize(request.width, request.height));
+        Ok(resized.unwrap_or(Ok(()))?)
+    }
+
+    async fn close_io(&self, _: &Context, request: CloseIoRequest) -> Result<(), Status> {
+        let process = self.container(&request.id)?.process(&request.exec_id)?;
+        // COMPAT: containerd closes the input whether `stdin` is set or not.
+        process.with_io(|io| io.close_stdin());
+        Ok(())
+    }
+
+    async fn update(&self, _: &Context, request: UpdateTaskRequest) -> Result<(), Status> {
+        let container = self.container(&request.id)?;
+        let resources = request.resources.unwrap_or_default();
+        Ok(container.update(&resources.value).await?)
+    }
+
+    async fn wait(&self, context: &Context, request: WaitRequest) -> Result<WaitResponse, Status> {
+        let process = self.container(&request.id)?.process(&request.exec_id)?;
+        let ended = tokio::select! {
+            ended = process.wait() => ended,
+            () = context.cancelled() => return Err(Status::closed()),
+        };
+        let (exit_status, exited_at) = wire_end(Some(ended));
+        Ok(WaitResponse { exit_status, exited_at: Some(exited_at) })
+    }
+
+    async fn stats(&self, _: &Context, request: StatsRequest) -> Result<StatsResponse, Status> {
+        let stats = self.container(&request.id)?.metrics()?;
+        Ok(StatsResponse { stats: Some(stats) })
+    }
+
+    async fn connect(
+        &self,
+        _: &Context,
+        request: ConnectRequest,
+    ) -> Result<ConnectResponse, Status> {
+        let container = self.container(&request.id).ok();
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: container.map_or(0, |container| container.init.wire_pid()),
+            version: String::new(),
+        })
+    }
+
+    async fn shutdown(&self, _: &Context, _: ShutdownRequest) -> Result<(), Status> {
+        let containers = lock(&self.containers);
+        if containers.made.is_empty() && containers.reserved.is_empty() {
+            self.leave.send_replace(true);
+        }
+        Ok(())
+    }
+}
+
+/// Status and time of an end as they go over the wire; zero values for a process that has none.
+fn wire_end(ended: Option<Ended>) -> (u32, Timestamp) {
+    let time = |at: SystemTime| Timestamp::from(at);
+    match ended {
+        Some(Ended { status, at }) => (status, at.map_or(ZERO_TIME, time)),
+        None => (0, ZERO_TIME),
+    }
+}
+
+/// The OCI process of an exec with its terminal as asked, as JSON.
+fn exec_spec(spec: Option<&Any>, terminal: bool) -> Result<Vec<u8>> {
+    let invalid = |reason: String| Error::invalid_argument(format!("exec spec: {reason}"));
+    let spec = spec.ok_or_else(|| invalid("missing".to_owned()))?;
+    let mut process: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&spec.value).map_err(|error| invalid(error.to_string()))?;
+    if terminal {
+        process.insert("terminal".to_owned(), true.into());
+    } else {
+        process.remove("terminal");
+    }
+    serde_json::to_vec(&process).map_err(|error| invalid(error.to_string()))
+}
+
+/// The options of a checkpoint, of either package.
+fn checkpoint_options(path: &str, any: Option<&Any>) -> Result<CheckpointOptions> {
+    let mut options = CheckpointOptions {
+        image_path: path.into(),
+        leave_running: true,
+        ..CheckpointOptions::default()
+    };
+    let Some(any) = any.filter(|any| !any.type_url.is_empty()) else { return Ok(options) };
+    let damaged = |error: typeurl::TypeUrlError| {
+        Error::invalid_argument(format!("checkpoint options: {error}"))
+    };
+    if typeurl::is::<runc::CheckpointOptions>(any) {
+        let told = typeurl::decode::<runc::CheckpointOptions>(any).map_err(damaged)?;
+        options.leave_running = !told.exit;
+        options.open_tcp = told.open_tcp;
+        options.external_unix_sockets = told.external_unix_sockets;
+        options.terminal = told.terminal;
+        options.file_locks = told.file_locks;
+        options.empty_namespaces = told.empty_namespaces;
+        options.cgroups_mode = told.cgroups_mode;
+        options.work_path = told.work_path.into();
+        if !told.image_path.is_empty() {
+            options.image_path = told.image_path.into();
+        }
+    } else {
+        let told = typeurl::decode::<linux_runc::CheckpointOptions>(any).map_err(damaged)?;
+        options.leave_running = !told.exit;
+        options.open_tcp = told.open_tcp;
+        options.external_unix_sockets = told.external_unix_sockets;
+        options.terminal = told.terminal;
+        options.file_locks = told.file_locks;
+        options.empty_namespaces = told.empty_namespaces;
+        options.cgroups_mode = told.cgroups_mode;
+    }
+    Ok(options)
+}
