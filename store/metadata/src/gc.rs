@@ -70,8 +70,8 @@ impl Metadata {
     /// that have not expired, and what has the label `containerd.io/gc.root`; references are
     /// labels. A collection is for one caller at a time; two do no harm.
     ///
-    /// CANCEL: a dropped future does not take back a removal that began; its outcome is lost, and
-    /// with it the need to sweep, until [`Metadata::mark_content_dirty`] and the like.
+    /// CANCEL: a dropped future does not take back a removal that began; what has to be swept is
+    /// told by the next collection, what was removed is not.
     ///
     /// # Errors
     /// Those of a damaged file: then nothing is removed.
@@ -88,42 +88,43 @@ impl Metadata {
         let inner = self.inner.clone();
         let marking = tokio::task::spawn_blocking(move || inner.mark(now));
         let (garbage, state) = marking.await.map_err(MetadataError::from)??;
-        let removed = if garbage.is_empty() {
-            Vec::new()
-        } else {
-            let inner = self.inner.clone();
-            let remove = move |tx: &mut WriteTx<'_>| -> base_errors::Result<Vec<Removed>> {
-                let ticket = Ticket::new(inner.clone());
-                let garbage = if inner.unchanged(state) {
-                    garbage
-                } else {
-                    mark::garbage(&View { root: tx.read() }, now)?
-                };
-                let mut update = Update { tx, dirty: Dirty::default() };
-                for garbage in &garbage {
-                    update.remove_garbage(garbage)?;
-                }
-                tx.on_commit(move || drop(ticket));
-                Ok(garbage)
-            };
-            self.inner.db.update_async(remove).await?
-        };
-        let mut dirty = std::mem::take(&mut *self.inner.dirty());
-        for Removed { resource, .. } in &removed {
-            match resource {
-                Resource::Blob(_) | Resource::Ingest(_) => dirty.content = true,
-                Resource::Snapshot { snapshotter, .. } => {
-                    dirty.snapshotters.insert(snapshotter.clone());
-                }
-                Resource::Image(_) | Resource::Lease(_) => {}
-            }
-        }
+        let removed = self.remove_marked(garbage, state, now).await?;
+        let dirty = std::mem::take(&mut *self.inner.dirty());
         Ok(Collection {
             removed,
             sweep_content: dirty.content,
             sweep_snapshotters: dirty.snapshotters,
             elapsed: start.elapsed(),
         })
+    }
+
+    /// Removes what marking found at `state`, or what it finds now if anything changed since.
+    async fn remove_marked(
+        &self,
+        garbage: Vec<Removed>,
+        state: State,
+        now: SystemTime,
+    ) -> base_errors::Result<Vec<Removed>> {
+        if garbage.is_empty() {
+            return Ok(garbage);
+        }
+        let inner = self.inner.clone();
+        let remove = move |tx: &mut WriteTx<'_>| -> base_errors::Result<Vec<Removed>> {
+            let ticket = Ticket::new(inner.clone());
+            let garbage = if inner.unchanged(state) {
+                garbage
+            } else {
+                mark::garbage(&View { root: tx.read() }, now)?
+            };
+            let mut update = Update { tx, dirty: Dirty::default() };
+            for garbage in &garbage {
+                update.remove_garbage(garbage)?;
+            }
+            let dirty = update.dirty;
+            tx.on_commit(move || ticket.collected(dirty));
+            Ok(garbage)
+        };
+        self.inner.db.update_async(remove).await
     }
 }
 
@@ -158,6 +159,13 @@ impl Update<'_, '_> {
         };
         let scope = Scope::new(namespace);
         match &garbage.resource {
+            Resource::Blob(_) | Resource::Ingest(_) => self.dirty.content = true,
+            Resource::Snapshot { snapshotter, .. } => {
+                self.dirty.snapshotters.insert(snapshotter.clone());
+            }
+            Resource::Image(_) | Resource::Lease(_) => {}
+        }
+        match &garbage.resource {
             Resource::Blob(digest) => self.remove(&scope, &[CONTENT, BLOB], digest.as_bytes())?,
             Resource::Ingest(reference) => {
                 self.remove(&scope, &[CONTENT, INGESTS], reference.as_bytes())?
@@ -176,5 +184,77 @@ impl Update<'_, '_> {
             }
         };
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base_ident::{Digest, Labels};
+
+    /// A collection whose marking is over, with one blob to remove, and its handle.
+    fn marked() -> (tempfile::TempDir, Metadata, Digest, Vec<Removed>, State) {
+        let folder = tempfile::tempdir().expect("folder");
+        let metadata = Metadata::open(folder.path().join("meta.db"), crate::Options::default())
+            .expect("database");
+        let digest = Digest::parse(&format!("sha256:{:064x}", 1)).expect("digest");
+        let blob = digest.clone();
+        metadata
+            .update_blocking(move |tx| {
+                let scope = Scope::new(Namespace::new("default")?);
+                Ok(tx.commit_ingest(&scope, "r", &blob, 1, Labels::new())?)
+            })
+            .expect("blob");
+        let (garbage, state) = metadata.inner.mark(SystemTime::now()).expect("marking");
+        assert_eq!(garbage.len(), 1);
+        (folder, metadata, digest, garbage, state)
+    }
+
+    fn remove(metadata: &Metadata, garbage: Vec<Removed>, state: State) -> Vec<Removed> {
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("runtime")
+            .block_on(metadata.remove_marked(garbage, state, SystemTime::now()))
+            .expect("removal")
+    }
+
+    #[test]
+    fn garbage_that_is_leased_before_its_removal_survives() {
+        let (_folder, metadata, digest, garbage, state) = marked();
+        let wanted = digest.clone();
+        metadata
+            .update_blocking(move |tx| {
+                let scope = Scope::new(Namespace::new("default")?);
+                tx.create_lease(&scope, "l", &Labels::new())?;
+                Ok(tx.open_ingest(&scope.with_lease("l"), "r", Some(&wanted), false)?)
+            })
+            .expect("lease");
+        assert_eq!(remove(&metadata, garbage, state), []);
+        let namespace = Namespace::new("default").expect("namespace");
+        assert!(metadata.view(|tx| Ok(tx.has_blob(&namespace, &digest)?)).expect("view"));
+    }
+
+    #[test]
+    fn a_failed_update_counts_as_a_change_that_is_over() {
+        let (_folder, metadata, _, garbage, state) = marked();
+        let failed: base_errors::Result<()> =
+            metadata.update_blocking(|_| Err(base_errors::Error::unknown("no")));
+        assert!(failed.is_err());
+        assert_eq!(remove(&metadata, garbage, state).len(), 1);
+        let (_, state) = metadata.inner.mark(SystemTime::now()).expect("marking");
+        assert!(state.0.is_some(), "nothing is on its way");
+    }
+
+    #[test]
+    fn without_changes_what_was_marked_is_removed() {
+        let (_folder, metadata, digest, mut garbage, state) = marked();
+        // Marking again would not find this one.
+        let mut more = garbage[0].clone();
+        more.resource = Resource::Image("none".to_owned());
+        garbage.push(more);
+        assert_eq!(remove(&metadata, garbage, state).len(), 2);
+        let namespace = Namespace::new("default").expect("namespace");
+        assert!(!metadata.view(|tx| Ok(tx.has_blob(&namespace, &digest)?)).expect("view"));
+        assert!(metadata.inner.dirty().content, "a dropped collection leaves the need to sweep");
     }
 }

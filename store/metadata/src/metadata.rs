@@ -98,6 +98,13 @@ impl Ticket {
     }
 }
 
+impl Ticket {
+    /// As [`Ticket::committed`], for the collector's own commit, of which hooks do not hear.
+    pub(crate) fn collected(self, dirty: Dirty) {
+        self.0.dirty().add(dirty);
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.0.settled.fetch_add(1, Ordering::SeqCst);

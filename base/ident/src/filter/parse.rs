@@ -99,7 +99,8 @@ impl Parser<'_, '_> {
         if !other_quotes && !token.text.starts_with('"') {
             return Err(self.fault(token.at, "invalid quote encountered"));
         }
-        unquote(token.text).ok_or_else(|| self.fault(token.at, "unquoting failed: invalid syntax"))
+        unquote(token.text)
+            .ok_or_else(|| self.fault(token.at, "unquoting failed: quote syntax error"))
     }
 
     /// The error that shows `text` and the place of the fault.

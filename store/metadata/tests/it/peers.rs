@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base_ident::filter::Filter;
 use base_ident::{Labels, Namespace};
 use store_metadata::{Any, Container, Runtime, Scope};
 use tempfile::TempDir;
@@ -16,12 +17,12 @@ const START: Duration = Duration::from_secs(60);
 /// The folder of one peer's programs, or the reason why there is none.
 fn programs(release: &str) -> Option<PathBuf> {
     let Some(peers) = std::env::var_os("IRONHULL_PEERS") else {
-        println!("skipped: IRONHULL_PEERS is not set");
+        eprintln!("skipped: IRONHULL_PEERS is not set");
         return None;
     };
     let programs = Path::new(&peers).join(release).join("usr/bin");
     if !programs.join("containerd").exists() {
-        println!("skipped: no containerd in {}", programs.display());
+        eprintln!("skipped: no containerd in {}", programs.display());
         return None;
     }
     Some(programs)
@@ -66,6 +67,11 @@ impl Peer {
 root = "{folder}/root"
 state = "{folder}/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
+# No collection comes in between.
+[plugins."io.containerd.gc.v1.scheduler"]
+  startup_delay = "1h"
+  schedule_delay = "1h"
+  deletion_threshold = 0
 [grpc]
   address = "{folder}/c.sock"
 "#
@@ -158,6 +164,85 @@ fn write_ours(path: &Path) {
         .unwrap();
 }
 
+/// Filters mean the same to the peer and to us, faults included.
+fn same_filters(daemon: &Daemon<'_>) {
+    let names: Vec<String> = std::iter::once("example.org/ours:1".to_owned())
+        .chain((0..300).filter(|n| n % 3 != 0).map(|n| format!("example.org/many:{n:03}")))
+        .collect();
+    let filters = [
+        "name==example.org/ours:1",
+        "name~=example.org/many:00[0-9]",
+        "name~=/many:(001|002)$/",
+        "name~=|many:1.$|,labels.number!=100",
+        r#"labels."number"==1"#,
+        "labels.number",
+        "labels.number!=1",
+        "labels.from~=^$",
+        "labels.none~=^$,name~=ours",
+        "target.mediatype~=manifest.v1.json$",
+        "target.digest",
+        "name~=(",
+        r#"name=="example.org\x2fours:1""#,
+        "name = x",
+        "name==",
+        "name,",
+        ",name",
+        "name==/x/",
+        "name=='x'",
+        r#"name=="x"#,
+        r#"name=="\q""#,
+        r#"name=="\x4""#,
+        r#"name=="\400""#,
+        "name~=/a\\.b/",
+        "name foo",
+        "na-me==x",
+        "name.==x",
+        "name===x",
+        "name==x y",
+        "name==x ",
+        "name== x",
+        " name==example.org/ours:1",
+        "name==.x",
+        "name==a==b",
+        "name==a,b==c,",
+        "name==\u{e9}",
+        "name==\"\u{e9}\"",
+    ];
+    let mut differences = Vec::new();
+    for text in filters {
+        let theirs = daemon
+            .try_ctr(&["-n", "ours", "images", "ls", "-q", text])
+            .map(|names| names.lines().map(str::to_owned).collect::<Vec<_>>())
+            .map_err(|error| error.trim().trim_start_matches("ctr: ").to_owned());
+        let ours = Filter::parse_all(&[text])
+            .map(|filter| {
+                let matches = |name: &String| {
+                    let mut found = image(name, 1);
+                    let (key, value) = match name.split_once("many:") {
+                        Some((_, number)) => ("number", number.trim_start_matches('0')),
+                        None => ("from", "us"),
+                    };
+                    found.labels = labels(&[(key, value)]);
+                    filter.matches(&found)
+                };
+                let mut found: Vec<String> = names.iter().filter(|n| matches(n)).cloned().collect();
+                found.sort();
+                found
+            })
+            .map_err(|error| base_errors::Error::from(error).to_string());
+        let theirs = theirs.map_err(|error| {
+            // Theirs ends with the class twice.
+            let text = error.rsplit("failed to list images: ").next().unwrap_or_default();
+            let class = ": invalid argument";
+            text.replace(&format!("{class}{class}"), class)
+        });
+        if ours != theirs {
+            differences.push(format!("{text}\n  ours   {ours:?}\n  theirs {theirs:?}"));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
 /// The daemon of a peer reads and changes a database of ours; then we read it again.
 fn reads_ours(release: &str) {
     let Some(peer) = Peer::new(release) else { return };
@@ -178,6 +263,7 @@ fn reads_ours(release: &str) {
             content.contains(digest(1).as_str()) && content.contains("size=eleven"),
             "{content}"
         );
+        same_filters(&daemon);
         daemon.ctr(&["-n", "ours", "images", "rm", "example.org/many:001"]);
         daemon.ctr(&["-n", "ours", "images", "label", "example.org/ours:1", "to=them"]);
         daemon.ctr(&["-n", "ours", "containers", "label", "our-container", "a=", "c=d"]);
