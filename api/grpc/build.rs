@@ -1,7 +1,7 @@
 //! Compiles the gRPC services from `../proto`, without protoc.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use prost_types::FileDescriptorSet;
 
@@ -53,6 +53,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&served))?;
 
     let all = protox::compile(SERVED.iter().chain(&SHIM), ["../proto"])?;
+    // For the tests alone: everything, also what only shims speak.
+    let every = protox::compile(every_file(Path::new("../proto"))?, ["../proto"])?;
+    std::fs::write(out.join("every.bin"), prost::Message::encode_to_vec(&every))?;
+
     let mut config = prost_build::Config::new();
     config
         .enable_type_names()
@@ -70,6 +74,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     config.compile_fds(all)?;
     Ok(())
+}
+
+/// All descriptions below a folder.
+fn every_file(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(every_file(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// Each message and enum of the shared packages, with its place in `api-shim`.

@@ -22,10 +22,11 @@ pub const WINDOWS_RESOURCES: &str =
 pub const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
 /// Why an `Any` could not be read.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TypeUrlError {
     /// The `Any` holds another type.
+    #[error("type url {found:?} is not {wanted:?}")]
     WrongType {
         /// What was asked for.
         wanted: String,
@@ -33,6 +34,7 @@ pub enum TypeUrlError {
         found: String,
     },
     /// The bytes are not a message of that type.
+    #[error("decode {wanted:?}")]
     Decode {
         /// The type that was asked for.
         wanted: String,
@@ -40,34 +42,13 @@ pub enum TypeUrlError {
         source: prost::DecodeError,
     },
     /// The bytes are not JSON of that type.
+    #[error("decode json of {found:?}")]
     Json {
         /// What the `Any` says it holds.
         found: String,
         /// What the parser says.
         source: serde_json::Error,
     },
-}
-
-impl std::fmt::Display for TypeUrlError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            TypeUrlError::WrongType { wanted, found } => {
-                write!(f, "type url {found:?} is not {wanted:?}")
-            }
-            TypeUrlError::Decode { wanted, .. } => write!(f, "decode {wanted:?}"),
-            TypeUrlError::Json { found, .. } => write!(f, "decode json of {found:?}"),
-        }
-    }
-}
-
-impl std::error::Error for TypeUrlError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            TypeUrlError::WrongType { .. } => None,
-            TypeUrlError::Decode { source, .. } => Some(source),
-            TypeUrlError::Json { source, .. } => Some(source),
-        }
-    }
 }
 
 impl Coded for TypeUrlError {

@@ -104,6 +104,8 @@ impl Server {
     /// Serves one connection until the other side leaves or the server ends. Handlers that run
     /// when the other side leaves are told through their context and waited for.
     ///
+    /// CANCEL: not cancel-safe. Dropping the future drops running handlers where they wait.
+    ///
     /// # Errors
     /// The connection's, when reading or writing fails.
     pub async fn serve_connection<S>(&self, stream: S, peer: Option<Peer>) -> io::Result<()>
@@ -114,7 +116,11 @@ impl Server {
     }
 
     /// Accepts and serves connections until [`shutdown`](Self::shutdown) or
-    /// [`close`](Self::close); returns when the last connection has ended.
+    /// [`close`](Self::close); returns when the last connection has ended. After a shutdown that
+    /// is when the last running call has ended: bound it with a timeout and [`close`](Self::close)
+    /// where a call may wait for ever.
+    ///
+    /// CANCEL: as [`serve_connection`](Self::serve_connection).
     ///
     /// # Errors
     /// None at present: a failed `accept` is logged and tried again.
@@ -157,7 +163,8 @@ impl Server {
         self.advance(Phase::Draining);
     }
 
-    /// Ends at once: running calls are told through their context, and nobody waits for them.
+    /// Ends at once: connections close, and running handlers are dropped where they wait. For a
+    /// process that ends anyway.
     pub fn close(&self) {
         self.advance(Phase::Closed);
     }

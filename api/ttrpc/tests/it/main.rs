@@ -1,5 +1,7 @@
 //! Client and server against each other, and against broken peers.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 mod service;
 
 use std::sync::Arc;
