@@ -1,6 +1,7 @@
 //! Our client against real shims of containerd, which are written in Go.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+#![allow(clippy::print_stdout, reason = "a skipped test says why")]
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
