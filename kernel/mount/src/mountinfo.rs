@@ -12,8 +12,8 @@ use crate::{Error, Result};
 /// The most that is read of the table: room for some 300,000 mounts.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// The table of this process.
-const SELF: &str = "/proc/self/mountinfo";
+/// The table of the calling thread: it may be in a mount namespace of its own.
+const SELF: &str = "/proc/thread-self/mountinfo";
 
 /// One line of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
