@@ -1,0 +1,335 @@
+//! Shims that lived before the daemon did: found by their bundles, adopted or buried.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_shim::process::Status;
+use api_shim::task::{DeleteResponse, StateRequest, StateResponse};
+use base_ident::{Namespace, validate_identifier};
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::ShimError;
+use crate::bundle::Bundle;
+use crate::connection::{CallError, Connection};
+use crate::resolve::{RUNC, shim_program};
+use crate::slots::{Claim, Slot};
+use crate::supervisor::{Inner, Runtime, Supervisor, blocking, watch as watcher};
+use crate::task::{Exit, Task};
+
+/// How many shims are looked for at once. Waiting for a socket costs nothing; a dead shim costs a
+/// process, and the start queue bounds those.
+const WIDTH: usize = 64;
+/// The pause before a shim that did not accept a connection is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
+/// Which boot of the machine the bundles are of. containerd looks at folders alone.
+const BOOT_FILE: &str = ".boot-id";
+/// Where the kernel tells the boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What became of the bundles that were found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Adoption {
+    /// Tasks whose shim answers, or at least accepts connections.
+    pub adopted: usize,
+    /// Bundles whose shim was dead, or had no task; they are gone.
+    pub cleaned: usize,
+    /// Bundles whose shim does not accept connections just now; they are tried again.
+    pub waiting: usize,
+}
+
+enum Outcome {
+    Adopted,
+    Cleaned,
+    Waiting,
+}
+
+/// A bundle that was found, and the claim on its name.
+struct Found {
+    bundle: Bundle,
+    claim: Claim,
+    /// Dropped when the name is settled.
+    settled: watch::Sender<()>,
+}
+
+impl Supervisor {
+    /// Finds the bundles of an earlier daemon, and adopts their shims.
+    ///
+    /// When the call returns, each name that was found is taken; calls on it wait until the future
+    /// that it gives has come to it. That future may run while the sockets serve. Nothing that lives
+    /// is killed.
+    pub fn adopt_all(&self) -> impl Future<Output = Adoption> + Send + 'static {
+        let inner = Arc::clone(&self.inner);
+        let bundles = inner.config.bundles();
+        let rebooted = record_boot(&bundles);
+        let mut found = Vec::new();
+        for (namespace, id) in names(&bundles) {
+            let (settled, settling) = watch::channel(());
+            if let Ok(claim) = inner.slots.claim(&namespace, &id, Slot::Adopting(settling)) {
+                let bundle = Bundle::new(&inner.config, &namespace, &id);
+                found.push(Found { bundle, claim, settled });
+            }
+        }
+        let leftovers = leftovers(&inner.config.bundles(), &inner.config.work(), &found);
+        async move {
+            let mut adoption = Adoption::default();
+            let mut outcomes = futures_util::stream::iter(found)
+                .map(|found| Inner::adopt(&inner, found, rebooted))
+                .buffer_unordered(WIDTH);
+            while let Some(outcome) = outcomes.next().await {
+                match outcome {
+                    Outcome::Adopted => adoption.adopted += 1,
+                    Outcome::Cleaned => adoption.cleaned += 1,
+                    Outcome::Waiting => adoption.waiting += 1,
+                }
+            }
+            for path in leftovers {
+                let shown = path.clone();
+                let removed = blocking("removal", move || Ok(base_fs::remove_all(&path)?)).await;
+                if let Err(error) = removed {
+                    tracing::warn!(path = %shown.display(), %error, "removing a leftover");
+                }
+            }
+            if adoption != Adoption::default() {
+                let Adoption { adopted, cleaned, waiting } = adoption;
+                tracing::info!(adopted, cleaned, waiting, "shims of an earlier daemon");
+            }
+            adoption
+        }
+    }
+}
+
+/// Where a shim stands.
+enum Contact {
+    Connected(Connection),
+    Dead,
+    /// Alive for all we know, but not to be spoken to.
+    Silent(ShimError),
+}
+
+impl Inner {
+    /// Boxed, because a retry starts the next one.
+    fn adopt(this: &Arc<Inner>, found: Found, rebooted: bool) -> BoxFuture<'static, Outcome> {
+        let this = Arc::clone(this);
+        Box::pin(async move { this.adopt_one(found, rebooted).await })
+    }
+
+    async fn adopt_one(self: &Arc<Self>, found: Found, rebooted: bool) -> Outcome {
+        let this = self;
+        let Found { bundle, claim, settled } = found;
+        let limit = this.config.timeouts.shim_load;
+        let operation = this.operation("adopt", &bundle.namespace, &bundle.id, Some(limit));
+        if fs::remove_dir(&bundle.path).is_ok() {
+            // An empty folder: the daemon died right after it made it.
+            return Outcome::Cleaned;
+        }
+        let runtime = this.containers.runtime(&bundle.namespace, &bundle.id).await;
+        let runtime = runtime.unwrap_or_default();
+        operation.phase("connecting");
+        let contact = if rebooted { Contact::Dead } else { this.contact(&bundle).await };
+        match contact {
+            Contact::Connected(connection) => {
+                operation.phase("asking for the state");
+                this.adopt_connected(&bundle, claim, runtime, connection).await
+            }
+            Contact::Dead => {
+                operation.phase("cleaning up");
+                this.bury_unknown(&bundle, &runtime).await;
+                Outcome::Cleaned
+            }
+            Contact::Silent(error) => {
+                tracing::error!(task = %bundle.object(), %error, "shim cannot be reached");
+                let found = Found { bundle, claim, settled };
+                watcher(this, |weak| async move {
+                    sleep(RETRY_PAUSE).await;
+                    if let Some(inner) = weak.upgrade() {
+                        let again = Inner::adopt(&inner, found, false);
+                        inner.job(async move {
+                            again.await;
+                        });
+                    }
+                });
+                Outcome::Waiting
+            }
+        }
+    }
+
+    async fn contact(&self, bundle: &Bundle) -> Contact {
+        let Some(bootstrap) = bundle.read_bootstrap() else {
+            // The daemon died before the shim had answered.
+            return Contact::Dead;
+        };
+        let limit = self.config.timeouts.shim_load;
+        match Connection::open(&bootstrap, &bundle.namespace, limit).await {
+            Ok(connection) => Contact::Connected(connection),
+            Err(ShimError::Connect { source, .. })
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+                ) =>
+            {
+                Contact::Dead
+            }
+            Err(error) => Contact::Silent(error),
+        }
+    }
+
+    async fn adopt_connected(
+        self: &Arc<Self>,
+        bundle: &Bundle,
+        claim: Claim,
+        runtime: Runtime,
+        connection: Connection,
+    ) -> Outcome {
+        let request = StateRequest { id: bundle.id.clone(), exec_id: String::new() };
+        let limit = Some(self.config.timeouts.shim_load);
+        let state: Result<StateResponse, CallError> =
+            connection.call_any_version("State", &request, limit).await;
+        let state = match state {
+            Ok(state) => Some(state),
+            Err(error) if error.is_not_found() => {
+                // A shim whose task was never created, or is deleted already.
+                tracing::info!(task = %bundle.object(), "cleaning leaked shim process");
+                if !bundle.shares_shim() {
+                    self.shut_down_shim(&connection, &bundle.id).await;
+                }
+                self.remove_bundle(bundle).await;
+                return Outcome::Cleaned;
+            }
+            Err(CallError::Closed) => {
+                self.bury_unknown(bundle, &runtime).await;
+                return Outcome::Cleaned;
+            }
+            Err(error) => {
+                let timeout = error.is_timeout();
+                let error = base_errors::Error::from(error);
+                tracing::error!(task = %bundle.object(), %error, timeout, "state of a shim");
+                None
+            }
+        };
+        let program = bundle
+            .read_program()
+            .or_else(|| self.runtime_program(&runtime).ok())
+            .unwrap_or_default();
+        let shared = bundle.shares_shim();
+        let pid = state.as_ref().map_or(0, |state| state.pid);
+        let task = Task::new(bundle.clone(), connection, program, runtime.options, shared, pid);
+        if let Some(state) = state.filter(|state| state.status() == Status::Stopped) {
+            // Whoever listens now did not listen then: the state tells it, not an event.
+            task.note_exit_event();
+            task.set_exit(Exit {
+                id: String::new(),
+                pid: state.pid,
+                status: state.exit_status,
+                exited_at: state.exited_at,
+            });
+        }
+        let task = Arc::new(task);
+        claim.give(Arc::clone(&task));
+        Inner::watch_task(self, &task);
+        Outcome::Adopted
+    }
+
+    /// Cleans up after a shim that died while no daemon watched.
+    async fn bury_unknown(self: &Arc<Self>, bundle: &Bundle, runtime: &Runtime) {
+        tracing::warn!(task = %bundle.object(), "cleaning up dead shim");
+        let program = match bundle.read_program() {
+            Some(program) if program.exists() => Ok(program),
+            _ => self.runtime_program(runtime),
+        };
+        let options = runtime.options.as_ref();
+        let deleted = match program {
+            Ok(program) => {
+                // Each is a process or several; a node full of dead shims must not start them all
+                // at once.
+                let _place = self.starts.acquire().await;
+                self.programs.delete(&program, bundle, options).await
+            }
+            Err(error) => Err(error),
+        };
+        let deleted = deleted.unwrap_or_else(|error| {
+            tracing::warn!(task = %bundle.object(), %error, "failed to clean up dead shim");
+            DeleteResponse { pid: 0, exit_status: 255, exited_at: None }
+        });
+        self.publish_end(bundle, &deleted);
+        self.remove_bundle(bundle).await;
+    }
+
+    fn runtime_program(&self, runtime: &Runtime) -> Result<PathBuf, ShimError> {
+        let name = if runtime.name.is_empty() { RUNC } else { &runtime.name };
+        shim_program(name, &self.config.containerd_binary)
+    }
+}
+
+/// Writes down the boot of the machine; true if the bundles are of an earlier one. Then every shim
+/// is dead, and its socket's name may belong to somebody else.
+fn record_boot(bundles: &Path) -> bool {
+    let Ok(boot) = fs::read(BOOT_ID) else { return false };
+    let file = bundles.join(BOOT_FILE);
+    let known = fs::read(&file).ok();
+    if known.as_deref() == Some(&*boot) {
+        return false;
+    }
+    if let Err(error) = base_fs::write_atomic(&file, &boot, 0o644, false) {
+        tracing::warn!(%error, "recording the boot");
+    }
+    known.is_some()
+}
+
+/// The namespaces and ids that have a folder below `root`.
+fn names(root: &Path) -> Vec<(Namespace, String)> {
+    let mut names = Vec::new();
+    for namespace in folders(root) {
+        let Ok(valid) = Namespace::new(&namespace) else { continue };
+        for id in folders(&root.join(&namespace)) {
+            if validate_identifier(&id).is_ok() {
+                names.push((valid.clone(), id));
+            }
+        }
+    }
+    names
+}
+
+/// Half removed bundles, and work folders without a bundle. The latter get a name that no task can
+/// have, so that they can be removed while tasks are created.
+fn leftovers(bundles: &Path, work: &Path, found: &[Found]) -> Vec<PathBuf> {
+    let known: BTreeSet<(&str, &str)> = found
+        .iter()
+        .map(|found| (found.bundle.namespace.as_str(), found.bundle.id.as_str()))
+        .collect();
+    let mut leftovers = Vec::new();
+    for root in [bundles, work] {
+        for namespace in folders(root) {
+            let folder = root.join(&namespace);
+            for id in folders(&folder) {
+                let hidden = folder.join(format!(".{id}"));
+                if id.starts_with('.') {
+                    leftovers.push(folder.join(id));
+                } else if root == work
+                    && !known.contains(&(&*namespace, &*id))
+                    && fs::rename(folder.join(&id), &hidden).is_ok()
+                {
+                    leftovers.push(hidden);
+                }
+            }
+        }
+    }
+    leftovers
+}
+
+/// The names of all folders in `path` that are text.
+fn folders(path: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}

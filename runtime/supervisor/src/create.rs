@@ -1,0 +1,347 @@
+//! From a request to a created task: queue, bundle, shim, container.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use api_shim::task::{CreateTaskRequest, CreateTaskResponse, DeleteRequest, ShutdownRequest};
+use api_shim::{Any, types};
+use base_errors::ResultExt as _;
+use base_ident::{Namespace, validate_identifier};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::sleep;
+
+use crate::bootstrap::Bootstrap;
+use crate::bundle::Bundle;
+use crate::connection::{CallError, Connection};
+use crate::operation::OperationGuard;
+use crate::resolve::shim_program;
+use crate::slots::Slot;
+use crate::supervisor::{Inner, Runtime, Supervisor, blocking};
+use crate::task::Task;
+use crate::{TaskError, shim_log};
+
+/// The most creates that wait for a place; each holds a request in memory.
+const MAX_WAITING: usize = 4096;
+/// A create that takes longer gives its place to the next one: what it waits for, a mount or a
+/// hook, is not what the queue protects, and ten of them must not stop a node.
+const PLACE_LIMIT: Duration = Duration::from_secs(10);
+
+/// A task to create.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CreateTask {
+    /// Id of the container, which becomes that of the task.
+    pub id: String,
+    /// The spec from the container's record; its bytes become `config.json`.
+    pub spec: Option<Any>,
+    /// The runtime from the container's record.
+    pub runtime: Runtime,
+    /// The sandbox that the container belongs to, if any.
+    pub sandbox_id: String,
+    /// What the shim mounts on `rootfs`.
+    pub rootfs: Vec<types::Mount>,
+    /// Fifo or URI, empty for none.
+    pub stdin: String,
+    /// Fifo or URI, empty for none.
+    pub stdout: String,
+    /// Fifo or URI, empty for none.
+    pub stderr: String,
+    /// Whether the process gets a terminal.
+    pub terminal: bool,
+    /// Folder of a checkpoint to restore from, empty for none.
+    pub checkpoint: String,
+    /// Options of the task; those of the runtime if there are none.
+    pub options: Option<Any>,
+    /// Program of the shim, in place of the runtime's name; empty for none.
+    pub runtime_path: String,
+    /// A task service that is there already, in place of a shim of its own; empty for none.
+    pub task_api_address: String,
+    /// Version of that service.
+    pub task_api_version: u32,
+}
+
+/// A shim that can be called, and what there is to know about it.
+struct Launched {
+    connection: Connection,
+    bootstrap: Bootstrap,
+    program: PathBuf,
+    shared: bool,
+}
+
+impl Supervisor {
+    /// Creates a task and gives the pid of its init process, which waits to be started.
+    ///
+    /// When the future is dropped, a create that has not succeeded yet is undone.
+    ///
+    /// # Errors
+    /// Already exists if there is such a task; what shim and runtime say. A failed create leaves
+    /// nothing behind.
+    pub async fn create(
+        &self,
+        namespace: &Namespace,
+        request: CreateTask,
+    ) -> base_errors::Result<u32> {
+        let id = request.id.clone();
+        validate_identifier(&id).map_err(|source| TaskError::Id { id: id.clone(), source })?;
+        let claim = loop {
+            match self.inner.slots.claim(namespace, &id, Slot::Creating) {
+                Ok(claim) => break claim,
+                Err(Slot::Adopting(_)) => {
+                    // Settled afterwards, or an error.
+                    match self.inner.task(namespace, &id).await {
+                        Err(error) if !error.is_not_found() => return Err(error),
+                        _ => {}
+                    }
+                }
+                Err(Slot::Creating | Slot::Live(_)) => return Err(TaskError::Exists(id).into()),
+            }
+        };
+        let inner = Arc::clone(&self.inner);
+        let namespace = namespace.clone();
+        // Dropped with this future, which tells the work that nobody waits for it.
+        let (_caller, gone) = oneshot::channel();
+        self.inner
+            .owned("create", async move {
+                let task = inner.create(&namespace, &request, gone).await?;
+                let pid = task.pid();
+                claim.give(Arc::clone(&task));
+                Inner::watch_task(&inner, &task);
+                Ok(pid)
+            })
+            .await
+    }
+}
+
+impl Inner {
+    async fn create(
+        &self,
+        namespace: &Namespace,
+        request: &CreateTask,
+        mut gone: oneshot::Receiver<()>,
+    ) -> base_errors::Result<Arc<Task>> {
+        let operation = self.operation("create", namespace, &request.id, None);
+        operation.phase("waiting for a place in the start queue");
+        let place = self.place(&request.id, &mut gone).await?;
+        let mut work = std::pin::pin!(self.build(namespace, request, &operation, gone));
+        tokio::select! {
+            result = &mut work => result,
+            () = sleep(PLACE_LIMIT) => {
+                drop(place);
+                work.await
+            }
+        }
+    }
+
+    async fn place(
+        &self,
+        id: &str,
+        gone: &mut oneshot::Receiver<()>,
+    ) -> base_errors::Result<OwnedSemaphorePermit> {
+        if let Ok(place) = Arc::clone(&self.starts).try_acquire_owned() {
+            return Ok(place);
+        }
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let result = if before >= MAX_WAITING {
+            Err(TaskError::QueueFull(before).into())
+        } else {
+            let cancelled = || TaskError::Cancelled(id.to_owned()).into();
+            tokio::select! {
+                place = Arc::clone(&self.starts).acquire_owned() => place.map_err(|_| cancelled()),
+                _ = gone => Err(cancelled()),
+            }
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        result
+    }
+
+    async fn build(
+        &self,
+        namespace: &Namespace,
+        request: &CreateTask,
+        operation: &OperationGuard,
+        gone: oneshot::Receiver<()>,
+    ) -> base_errors::Result<Arc<Task>> {
+        operation.phase("making the bundle");
+        let bundle = Bundle::new(&self.config, namespace, &request.id);
+        self.make_bundle(&bundle, request.spec.clone()).await?;
+
+        operation.phase("starting the shim");
+        let launched = match self.launch(&bundle, request).await {
+            Ok(launched) => launched,
+            Err(error) => {
+                operation.phase("undoing");
+                self.undo_launch(&bundle, request).await;
+                return Err(error.context("failed to start shim"));
+            }
+        };
+
+        operation.phase("creating the container");
+        let options = request
+            .options
+            .clone()
+            .filter(|options| !options.value.is_empty())
+            .or_else(|| request.runtime.options.clone());
+        let message = CreateTaskRequest {
+            id: request.id.clone(),
+            bundle: bundle.path.to_string_lossy().into_owned(),
+            rootfs: request.rootfs.clone(),
+            terminal: request.terminal,
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            checkpoint: request.checkpoint.clone(),
+            parent_checkpoint: String::new(),
+            options,
+        };
+        let limit = Some(self.config.timeouts.long_call);
+        let created = tokio::select! {
+            created = launched.connection.call_any_version("Create", &message, limit) => {
+                created.map_err(base_errors::Error::from)
+            }
+            _ = gone => Err(TaskError::Cancelled(request.id.clone()).into()),
+        };
+        let created: base_errors::Result<CreateTaskResponse> = created;
+        match created {
+            Ok(created) => {
+                if launched.connection.version() != launched.bootstrap.version {
+                    let mut bootstrap = launched.bootstrap.clone();
+                    bootstrap.version = launched.connection.version();
+                    if let Err(error) = bundle.write_bootstrap(&bootstrap, &launched.program) {
+                        tracing::warn!(task = %bundle.object(), %error, "bootstrap.json");
+                    }
+                }
+                let Launched { connection, program, shared, .. } = launched;
+                let options = request.runtime.options.clone();
+                let task = Task::new(bundle, connection, program, options, shared, created.pid);
+                Ok(Arc::new(task))
+            }
+            Err(error) => {
+                operation.phase("undoing");
+                self.undo_create(&bundle, &launched, request).await;
+                Err(error.context("failed to create shim task"))
+            }
+        }
+    }
+
+    /// Makes the bundle. One that is there belongs to no task any more: its removal failed once.
+    async fn make_bundle(&self, bundle: &Bundle, spec: Option<Any>) -> base_errors::Result<()> {
+        let ours = bundle.clone();
+        blocking("bundle", move || {
+            if ours.exists() {
+                ours.remove()?;
+            }
+            Ok(ours.create(spec.as_ref())?)
+        })
+        .await
+    }
+
+    /// Finds or starts the shim, connects, and records it in the bundle.
+    async fn launch(&self, bundle: &Bundle, request: &CreateTask) -> base_errors::Result<Launched> {
+        let runtime = match request.runtime_path.as_str() {
+            "" => &request.runtime.name,
+            path => path,
+        };
+        let program = shim_program(runtime, &self.config.containerd_binary)?;
+        let limit = self.config.timeouts.shim_load;
+        if let Some(bootstrap) = self.existing_service(bundle, request)? {
+            bundle.write_sandbox(&request.sandbox_id)?;
+            bundle.write_bootstrap(&bootstrap, &program)?;
+            let connection = Connection::open(&bootstrap, &bundle.namespace, limit).await?;
+            return Ok(Launched { connection, bootstrap, program, shared: true });
+        }
+        // A shim opens its log as the first thing it does, and needs a reader.
+        let _log = shim_log::open(&bundle.log())?;
+        let options = request.runtime.options.as_ref();
+        let bootstrap =
+            self.programs.start(&program, bundle, options).await.context("start failed")?;
+        let connection = Connection::open(&bootstrap, &bundle.namespace, limit).await?;
+        bundle.write_bootstrap(&bootstrap, &program)?;
+        Ok(Launched { connection, bootstrap, program, shared: false })
+    }
+
+    /// The task service that the request names, or the one of its sandbox if that can be shared.
+    fn existing_service(
+        &self,
+        bundle: &Bundle,
+        request: &CreateTask,
+    ) -> base_errors::Result<Option<Bootstrap>> {
+        if !request.task_api_address.is_empty() {
+            let version = request.task_api_version;
+            return Ok(Some(Bootstrap::new(version, &request.task_api_address, "").checked()?));
+        }
+        if request.sandbox_id.is_empty() || request.sandbox_id == request.id {
+            return Ok(None);
+        }
+        let sandbox = self.slots.get(&bundle.namespace, &request.sandbox_id);
+        // Only services of version 3 know that they are shared; the others are asked by `start`,
+        // which groups containers by an annotation of their spec.
+        Ok(match sandbox {
+            Some(Slot::Live(task)) if task.connection.version() >= 3 => {
+                task.bundle.read_bootstrap()
+            }
+            _ => None,
+        })
+    }
+
+    /// After a shim that did not come up.
+    async fn undo_launch(&self, bundle: &Bundle, request: &CreateTask) {
+        // It may have come up all the same, too late or without a readable answer.
+        if bundle.read_bootstrap().is_some()
+            && !bundle.shares_shim()
+            && let Ok(program) = shim_program(&request.runtime.name, &self.config.containerd_binary)
+            && let Err(error) =
+                self.programs.delete(&program, bundle, request.runtime.options.as_ref()).await
+        {
+            tracing::warn!(task = %bundle.object(), %error, "failed to clean up after shim start");
+        }
+        self.remove_bundle(bundle).await;
+    }
+
+    /// After a container that could not be created, or that nobody waits for any more.
+    async fn undo_create(&self, bundle: &Bundle, launched: &Launched, request: &CreateTask) {
+        let limit = Some(self.config.timeouts.shim_cleanup);
+        let connection = &launched.connection;
+        let delete = DeleteRequest { id: bundle.id.clone(), exec_id: String::new() };
+        let deleted: Result<api_shim::task::DeleteResponse, CallError> =
+            connection.call("Delete", &delete, limit).await;
+        let mut clean = match deleted {
+            Ok(_) => true,
+            Err(error) => error.is_not_found(),
+        };
+        if !launched.shared {
+            clean &= self.shut_down_shim(connection, &bundle.id).await;
+        }
+        if !clean
+            && !launched.shared
+            && let Err(error) = self
+                .programs
+                .delete(&launched.program, bundle, request.runtime.options.as_ref())
+                .await
+        {
+            tracing::warn!(task = %bundle.object(), %error, "failed to clean up after create");
+        }
+        self.remove_bundle(bundle).await;
+    }
+
+    /// Asks a shim to end; true if it agreed or has ended.
+    pub(crate) async fn shut_down_shim(&self, connection: &Connection, id: &str) -> bool {
+        let request = ShutdownRequest { id: id.to_owned(), now: false };
+        let limit = Some(self.config.timeouts.shim_shutdown);
+        match connection.call::<_, ()>("Shutdown", &request, limit).await {
+            Ok(()) | Err(CallError::Closed) => true,
+            Err(CallError::Failed(error)) => {
+                tracing::error!(id, %error, "failed to shutdown shim task and the shim might be leaked");
+                false
+            }
+        }
+    }
+
+    /// Removes the bundle; what stays is logged, and removed when the name is used again.
+    pub(crate) async fn remove_bundle(&self, bundle: &Bundle) {
+        let ours = bundle.clone();
+        if let Err(error) = blocking("bundle removal", move || ours.remove()).await {
+            tracing::error!(task = %bundle.object(), %error, "failed to delete bundle");
+        }
+    }
+}
