@@ -80,7 +80,7 @@ impl Copy {
             };
             let fail = self.fail("copy", &child);
             let from = rustix::fs::openat(from, &child, DESCEND, Mode::empty()).map_err(&fail)?;
-            rustix::fs::mkdirat(&to, &child, Mode::RWXU).map_err(&fail)?;
+            rustix::fs::mkdirat(to, &child, Mode::RWXU).map_err(&fail)?;
             let to = rustix::fs::openat(to, &child, DESCEND, Mode::empty()).map_err(&fail)?;
             self.within.push(OsStr::from_bytes(child.to_bytes()));
             self.descend(&mut levels, from, to)?;

@@ -151,7 +151,7 @@ fn removal_follows_no_link() {
     let tree = base.path().join("tree");
     make_tree(&tree);
     symlink(&outside, tree.join("etc/escape")).unwrap();
-    fs::set_permissions(tree.join("etc"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(tree.join("etc"), fs::Permissions::from_mode(0o000)).unwrap();
     remove_all(&tree).unwrap();
     assert!(!tree.exists());
     assert_eq!(listing(&outside), before);

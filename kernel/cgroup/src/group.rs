@@ -12,7 +12,7 @@ use crate::{Error, Metrics, Result, v1, v2};
 
 /// Tries to remove a group whose last process has just ended, and the first pause between them;
 /// it doubles. A third of a second in all.
-const REMOVE_TRIES: u32 = 6;
+const REMOVE_TRIES: u32 = 7;
 const REMOVE_PAUSE: Duration = Duration::from_millis(5);
 
 /// How deep groups are walked. Nobody nests groups by hand, and the kernel can be told a limit.
@@ -244,10 +244,7 @@ fn collect_pids(
 ) -> Result<()> {
     let mut opened = Folder::open(folder)?;
     // In a threaded group version 2 tells threads alone; its processes are listed above it.
-    let text = match opened.read("cgroup.procs")? {
-        Some(text) => text,
-        None => "",
-    };
+    let text = opened.read("cgroup.procs")?.unwrap_or_default();
     found.extend(text.lines().filter_map(|line| line.trim().parse::<i32>().ok()));
     if !recursive || depth >= MAX_DEPTH {
         return Ok(());

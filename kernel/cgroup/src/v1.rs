@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use api_shim::cgroups::v1::{
     BlkIoEntry, BlkIoStat, CpuStat, CpuUsage, HugetlbStat, MemoryEntry, MemoryOomControl,
@@ -12,6 +13,9 @@ use crate::folder::Folder;
 use crate::host::TICK_NANOSECONDS;
 use crate::{Error, Result, parse};
 
+/// The controllers that tell figures.
+const MEASURED: &[&str] = &["cpu", "cpuacct", "memory", "pids", "blkio", "hugetlb", "rdma"];
+
 /// Reads what each controller's folder tells.
 pub(crate) fn metrics(folders: &BTreeMap<String, PathBuf>) -> Result<Metrics> {
     // COMPAT: the processor's messages are there even if the controller is not.
@@ -20,6 +24,9 @@ pub(crate) fn metrics(folders: &BTreeMap<String, PathBuf>) -> Result<Metrics> {
     let mut metrics = Metrics::default();
     let mut met = false;
     for (controller, path) in folders {
+        if !MEASURED.contains(&controller.as_str()) {
+            continue;
+        }
         // A controller whose folder is gone is left out; a group without any is an error below.
         let mut folder = match Folder::open(path) {
             Ok(folder) => folder,
@@ -231,24 +238,30 @@ fn hugetlb(folder: &mut Folder) -> Result<Vec<HugetlbStat>> {
             usage,
             max: folder.number(&format!("hugetlb.{pagesize}.max_usage_in_bytes"))?.unwrap_or(0),
             failcnt: folder.number(&format!("hugetlb.{pagesize}.failcnt"))?.unwrap_or(0),
-            pagesize,
+            pagesize: pagesize.clone(),
         });
     }
     Ok(stats)
 }
 
-/// `2MB`, `1GB`: the sizes of huge pages that this machine has, as the files are named.
-pub(crate) fn huge_page_sizes() -> Vec<String> {
-    let Ok(entries) = Path::new("/sys/kernel/mm/hugepages").read_dir() else { return Vec::new() };
-    let mut sizes: Vec<u64> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
-        })
-        .collect();
-    sizes.sort_unstable();
-    sizes.into_iter().map(huge_page_name).collect()
+/// `2MB`, `1GB`: the sizes of huge pages that this machine has, as the files are named. Asked
+/// once: they are a property of the processor and the kernel.
+pub(crate) fn huge_page_sizes() -> &'static [String] {
+    static SIZES: OnceLock<Vec<String>> = OnceLock::new();
+    SIZES.get_or_init(|| {
+        let Ok(entries) = Path::new("/sys/kernel/mm/hugepages").read_dir() else {
+            return Vec::new();
+        };
+        let mut sizes: Vec<u64> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
+            })
+            .collect();
+        sizes.sort_unstable();
+        sizes.into_iter().map(huge_page_name).collect()
+    })
 }
 
 fn huge_page_name(kibibytes: u64) -> String {

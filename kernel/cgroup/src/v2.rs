@@ -172,7 +172,7 @@ fn hugetlb(folder: &mut Folder) -> Result<Vec<HugeTlbStat>> {
             continue;
         };
         let max = folder.number(&format!("hugetlb.{pagesize}.max"))?.unwrap_or(0);
-        stats.push(HugeTlbStat { current, max, pagesize });
+        stats.push(HugeTlbStat { current, max, pagesize: pagesize.clone() });
     }
     Ok(stats)
 }

@@ -1,5 +1,5 @@
 //! Control groups of the running machine, each test in groups of its own name. Needs root.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::io::Write as _;
 use std::os::fd::AsFd as _;

@@ -13,8 +13,8 @@ use crate::options::Options;
 /// Tries for a free device. Others may take the one that was free a moment ago.
 const MAX_TRIES: usize = 100;
 
-const LOOP_CONFIGURE: u64 = 0x4C0A;
-const LOOP_CTL_GET_FREE: u64 = 0x4C82;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
@@ -64,7 +64,7 @@ pub(crate) fn attach(image: &Path, options: &Options) -> Result<LoopDevice, Fail
     }
     for _ in 0..MAX_TRIES {
         // SAFETY: this ioctl takes no argument and gives a device number.
-        let number = unsafe { libc::ioctl(control.as_raw_fd(), request(LOOP_CTL_GET_FREE)) };
+        let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
         if number < 0 {
             return Err(Failure::System { step: "find a loop device", errno: last_errno() });
         }
@@ -84,8 +84,7 @@ pub(crate) fn attach(image: &Path, options: &Options) -> Result<LoopDevice, Fail
             reserved: [0; 8],
         };
         // SAFETY: `config` has the layout of `struct loop_config` and outlives the call.
-        let result =
-            unsafe { libc::ioctl(handle.as_raw_fd(), request(LOOP_CONFIGURE), &raw const config) };
+        let result = unsafe { libc::ioctl(handle.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
         if result == 0 {
             return Ok(LoopDevice { path, _handle: handle });
         }
@@ -95,14 +94,6 @@ pub(crate) fn attach(image: &Path, options: &Options) -> Result<LoopDevice, Fail
         }
     }
     Err(Failure::System { step: "find a loop device", errno: Errno::BUSY })
-}
-
-/// The request number as this C library's `ioctl` wants it.
-fn request(number: u64) -> libc::Ioctl {
-    #[expect(clippy::cast_possible_truncation, reason = "the numbers fit in 16 bits")]
-    {
-        number as libc::Ioctl
-    }
 }
 
 /// The image's path as `losetup` shows it, cut to the field.
