@@ -1,3 +1,30 @@
 //! The daemon: flags, configuration, the list of built-in plugins, listeners, signals.
+//!
+//! [`daemon::run`] tells the start in order: configuration, log, folders, plugins, sockets, shims. What
+//! is built in stands in `builtins.rs`, and nowhere else.
 
-fn main() {}
+mod builtins;
+mod cli;
+mod collector;
+mod config;
+mod daemon;
+mod database;
+mod http;
+mod publish;
+mod server;
+mod sockets;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    match arguments.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("containerd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What is built in: the one list of plugins, in containerd's types, ids and configuration.
+
+mod grpc;
+mod services;
+mod stores;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use anyhow::Result;
+use base_plugin::Graph;
+use base_telemetry::metrics::Registry;
+use service_grpc::PluginReport;
+
+use crate::config::{Config, PluginTables};
+
+/// What plugins need of the daemon, beside each other.
+pub struct Surroundings {
+    /// The configuration.
+    pub config: Config,
+    /// The plugins' tables.
+    pub tables: Rc<PluginTables>,
+    /// Where metrics are registered.
+    pub metrics: Registry,
+    /// What introspection shows once all plugins are there.
+    pub report: PluginReport,
+}
+
+/// Our platform, as plugins show it.
+pub fn platform() -> String {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("linux/{architecture}")
+}
+
+/// All plugins, in containerd's order.
+pub fn graph(surroundings: &Rc<Surroundings>) -> Graph {
+    let mut graph = Graph::default();
+    stores::register(&mut graph, surroundings);
+    services::register(&mut graph, surroundings);
+    grpc::register(&mut graph, surroundings);
+    graph
+}
+
+/// The configurations of the plugins that have one, with their defaults filled in.
+const CONFIGURED: [&str; 6] = [
+    stores::BOLT,
+    stores::OVERLAYFS,
+    stores::NATIVE,
+    stores::SCHEDULER,
+    services::DIFF,
+    services::TASK,
+];
+
+/// The plugins that have a configuration.
+pub fn configured() -> BTreeSet<String> {
+    CONFIGURED.iter().map(|uri| (*uri).to_owned()).collect()
+}
+
+/// The effective tables of all plugins that have a configuration.
+pub fn effective_tables(config: &Config) -> Result<BTreeMap<String, toml::Table>> {
+    let tables = PluginTables::new(config, crate::config::Provenance::default());
+    let failed = |error: base_errors::Error| anyhow::anyhow!("{error}");
+    tables.take::<stores::BoltConfig>(stores::BOLT).map_err(failed)?;
+    tables.take::<stores::OverlayTable>(stores::OVERLAYFS).map_err(failed)?;
+    tables.take::<stores::NativeTable>(stores::NATIVE).map_err(failed)?;
+    tables.take::<crate::collector::SchedulerConfig>(stores::SCHEDULER).map_err(failed)?;
+    tables.take::<services::DiffConfig>(services::DIFF).map_err(failed)?;
+    tables.take::<services::TaskConfig>(services::TASK).map_err(failed)?;
+    Ok(tables.effective())
+}

@@ -1,0 +1,259 @@
+//! The daemon's life: start, serve, stop.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use base_plugin::{Outcome, Plugins, types};
+use base_telemetry::logs::{self, Format};
+use base_telemetry::metrics::{Collect, Registry, head, sample};
+use base_telemetry::process::ProcessCollector;
+use runtime_supervisor::Supervisor;
+use service_grpc::PluginReport;
+use service_grpc::metering::MeteringLayer;
+use service_grpc::ttrpc_events::ShimEvents;
+use tokio::signal::unix::{SignalKind, signal};
+use tower::Layer as _;
+
+use crate::builtins::{self, Surroundings};
+use crate::config::{Loaded, PluginTables};
+use crate::server::{self, Dispatcher, GrpcService};
+use crate::{cli, http, sockets};
+
+/// Threads that serve: more do not help a daemon whose work is elsewhere.
+const MAX_WORKERS: usize = 4;
+
+/// Threads that wait for disks: each may hold a stack, and a disk has few heads.
+const MAX_BLOCKING_THREADS: usize = 32;
+
+/// Arenas of the allocator: each one keeps memory of its own.
+const MALLOC_ARENAS: i32 = 2;
+
+/// How long a stop waits for what is in flight.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Mode of the root folder: what is in it is for root alone.
+const ROOT_MODE: u32 = 0o700;
+
+/// Mode of the state folder: others may pass to sockets and fifos.
+const STATE_MODE: u32 = 0o711;
+
+/// Starts the daemon and serves until a signal ends it.
+pub fn run(loaded: Loaded) -> Result<()> {
+    let Loaded { config, provenance, warnings } = loaded;
+    let level = logs::parse_level(&config.debug.level).unwrap_or(tracing::Level::INFO);
+    let format = if config.debug.format == "json" { Format::Json } else { Format::Text };
+    let _level = logs::init(level, format);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    kernel_process::tune_malloc(MALLOC_ARENAS);
+    tracing::info!(revision = cli::REVISION, version = cli::VERSION, "starting containerd");
+    folder(&config.root, ROOT_MODE)?;
+    folder(&config.state, STATE_MODE)?;
+    if !config.temp.is_empty() {
+        folder(Path::new(&config.temp), ROOT_MODE)?;
+    }
+    place_process(config.oom_score, &config.cgroup.path);
+    let temporary_mounts = config.root.join("tmpmounts");
+    folder(&temporary_mounts, ROOT_MODE)?;
+    for error in kernel_mount::clean_temp_mounts(&temporary_mounts) {
+        tracing::warn!(%error, "cleaning up temporary mounts");
+    }
+    let workers = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers.min(MAX_WORKERS))
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let _entered = runtime.enter();
+    let tables = Rc::new(PluginTables::new(&config, provenance));
+    let surroundings = Rc::new(Surroundings {
+        config,
+        tables: Rc::clone(&tables),
+        metrics: Registry::default(),
+        report: PluginReport::default(),
+    });
+    let config = &surroundings.config;
+    let plugins = builtins::graph(&surroundings).start(
+        &config.disabled_plugins,
+        &config.root,
+        &config.state,
+    );
+    for warning in tables.warnings(&builtins::configured()) {
+        tracing::warn!("{warning}");
+    }
+    required(&plugins, &config.required_plugins)?;
+    surroundings.report.set(plugins.list());
+    let served = runtime.block_on(serve(&surroundings, plugins));
+    // Threads that still wait for a disk are left to the end of the process.
+    runtime.shutdown_background();
+    served
+}
+
+/// Fails if a plugin that the configuration requires is not there.
+fn required(plugins: &Plugins, wanted: &[String]) -> Result<()> {
+    for uri in wanted {
+        let found = plugins.list().iter().find(|loaded| format!("{}.{}", loaded.kind, loaded.id) == *uri);
+        match found.map(|loaded| &loaded.outcome) {
+            Some(Outcome::Loaded) => {}
+            Some(Outcome::Skipped(reason)) => bail!("load required plugin {uri}: {reason}"),
+            Some(Outcome::Failed(error)) => bail!("load required plugin {uri}: {error}"),
+            None => bail!("required plugin {uri} not included"),
+        }
+    }
+    Ok(())
+}
+
+/// Makes `path` with `mode`, or gives it that mode as far as we may.
+fn folder(path: &Path, mode: u32) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+    match fs::set_permissions(path, fs::Permissions::from_mode(mode)) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        outcome => outcome.with_context(|| format!("chmod {}", path.display())),
+    }
+}
+
+/// The daemon's own OOM score and control group. Neither is worth not starting for.
+fn place_process(oom_score: i32, cgroup: &str) {
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    if oom_score != 0
+        && let Err(error) = kernel_process::set_oom_score_adj(own, oom_score)
+    {
+        tracing::warn!(%error, oom_score, "cannot set our OOM score");
+    }
+    if cgroup.is_empty() {
+        return;
+    }
+    let joined = kernel_cgroup::Hierarchies::load()
+        .and_then(|hierarchies| kernel_cgroup::Group::create(&hierarchies, cgroup))
+        .and_then(|group| group.add(own));
+    if let Err(error) = joined {
+        tracing::warn!(%error, cgroup, "cannot join the control group");
+    }
+}
+
+/// `containerd_build_info_total`.
+struct BuildInfo;
+
+impl Collect for BuildInfo {
+    fn collect(&self, text: &mut String) {
+        let name = "containerd_build_info_total";
+        head(text, name, "containerd build information", "counter");
+        let labels = [("version", cli::VERSION), ("revision", cli::REVISION)];
+        sample(text, name, &labels, "1");
+    }
+}
+
+/// Opens the sockets, adopts the shims and waits for a signal.
+async fn serve(surroundings: &Surroundings, plugins: Plugins) -> Result<()> {
+    let config = &surroundings.config;
+    let supervisor: Arc<Supervisor> = plugins
+        .get(types::RUNTIME, "task")
+        .map_err(|error| anyhow::anyhow!("the runtime is needed: {error}"))?;
+    // Calls on tasks that are not adopted yet wait for them, so sockets need not.
+    let adoption = supervisor.adopt_all();
+    let metrics = surroundings.metrics.clone();
+    metrics.register(Arc::new(BuildInfo));
+    metrics.register(Arc::new(ProcessCollector));
+    if !config.debug.address.is_empty() {
+        let owner = (config.debug.uid, config.debug.gid);
+        let handler = http::Debug { supervisor: (*supervisor).clone() };
+        http::serve(&config.debug.address, owner, handler).await.context("debug listener")?;
+    }
+    let metering = MeteringLayer::new(&metrics, config.metrics.grpc_histogram);
+    if !config.metrics.address.is_empty() {
+        let handler = http::Metrics(metrics);
+        http::serve(&config.metrics.address, (0, 0), handler).await.context("metrics listener")?;
+    }
+    let ttrpc_path = config.ttrpc_address();
+    let (uid, gid) = if config.ttrpc.address.is_empty() {
+        (config.grpc.uid, config.grpc.gid)
+    } else {
+        (config.ttrpc.uid, config.ttrpc.gid)
+    };
+    let ttrpc = sockets::listen(Path::new(&ttrpc_path), uid, gid)?;
+    let grpc =
+        sockets::listen(Path::new(&config.grpc.address), config.grpc.uid, config.grpc.gid)?;
+    let shims = serve_shims((*supervisor).clone(), ttrpc);
+    let clients = server::serve(grpc, metering.layer(dispatcher(&plugins)?));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut dump = signal(SignalKind::user_defined1())?;
+    // A client that closes its socket must not end us.
+    let mut pipe = signal(SignalKind::pipe())?;
+    tracing::info!(address = config.grpc.address, "serving...");
+    tracing::info!(address = ttrpc_path, "serving ttrpc...");
+    notify(sd_notify::NotifyState::Ready);
+    let adopting = tokio::spawn(adoption);
+    tokio::pin!(clients, shims);
+    loop {
+        tokio::select! {
+            () = &mut clients => bail!("the gRPC server ended"),
+            ended = &mut shims => {
+                ended.context("the ttrpc server ended")?;
+                bail!("the ttrpc server ended");
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = dump.recv() => dump_tasks(&supervisor),
+            _ = pipe.recv() => {}
+        }
+    }
+    tracing::info!("stopping");
+    notify(sd_notify::NotifyState::Stopping);
+    adopting.abort();
+    if tokio::time::timeout(STOP_TIMEOUT, supervisor.shutdown()).await.is_err() {
+        tracing::warn!(timeout = ?STOP_TIMEOUT, "work in flight is left to the next start");
+    }
+    Ok(())
+}
+
+/// Serves the events of shims; only processes of our own user may connect.
+async fn serve_shims(
+    supervisor: Supervisor,
+    listener: tokio::net::UnixListener,
+) -> std::io::Result<()> {
+    let server = api_ttrpc::Server::new().register(
+        api_shim::ttrpc_events::EVENTS_SERVICE,
+        Arc::new(api_shim::ttrpc_events::EventsServer::new(ShimEvents(supervisor))),
+    );
+    let own = rustix::process::geteuid().as_raw();
+    server.serve(listener, api_ttrpc::ListenOptions { require_uid: Some(own) }).await
+}
+
+/// All services of the plugins, with reflection.
+fn dispatcher(plugins: &Plugins) -> Result<Dispatcher> {
+    let services = plugins
+        .all::<GrpcService>(types::GRPC)
+        .map_err(|error| anyhow::anyhow!("gRPC services: {error}"))?;
+    let mut dispatcher = Dispatcher::default();
+    for service in services.values() {
+        dispatcher.add((**service).clone());
+    }
+    dispatcher.add(GrpcService::new(api_grpc::reflection_v1()?));
+    dispatcher.add(GrpcService::new(api_grpc::reflection_v1alpha()?));
+    Ok(dispatcher)
+}
+
+/// Tells systemd; without systemd, nobody.
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}
+
+/// SIGUSR1: the operations in flight, to the log and to a file.
+fn dump_tasks(supervisor: &Supervisor) {
+    let table = http::tasks(&supervisor.operations());
+    let path = std::env::temp_dir().join(format!("containerd.{}.stacks.log", std::process::id()));
+    if let Err(error) = fs::write(&path, &table) {
+        tracing::warn!(%error, path = %path.display(), "cannot write the dump");
+    }
+    tracing::info!("=== BEGIN task dump ===\n{table}=== END task dump ===");
+}

@@ -1,0 +1,315 @@
+//! `containerd.services.tasks.v1`.
+
+use api_grpc::tasks::tasks_server::Tasks;
+use api_grpc::tasks::{
+    CheckpointTaskRequest, CheckpointTaskResponse, CloseIoRequest, CreateTaskRequest,
+    CreateTaskResponse, DeleteProcessRequest, DeleteResponse, DeleteTaskRequest,
+    ExecProcessRequest, GetRequest, GetResponse, KillRequest, ListPidsRequest, ListPidsResponse,
+    ListTasksRequest, ListTasksResponse, MetricsRequest, MetricsResponse, PauseTaskRequest,
+    ResizePtyRequest, ResumeTaskRequest, StartRequest, StartResponse, UpdateTaskRequest,
+    WaitRequest, WaitResponse,
+};
+use api_shim::{linux_runc, runc, typeurl};
+use base_errors::Error;
+use base_ident::Namespace;
+use prost_types::Any;
+use runtime_supervisor::{CreateTask, ExecTask, Exit, Runtime, Supervisor};
+use tonic::{Request, Response, Status};
+
+use crate::Backends;
+use crate::convert::status;
+use crate::request::scope;
+
+/// Running containers.
+pub struct TasksService {
+    /// Where the containers' records are.
+    pub backends: Backends,
+    /// Who owns the tasks.
+    pub supervisor: Supervisor,
+}
+
+impl TasksService {
+    /// The status for `error` on a task: a container that does not exist at all is the better
+    /// answer to a task that does not.
+    fn missing(&self, namespace: &Namespace, id: &str, error: Error) -> Status {
+        if error.is_not_found()
+            && let Err(no_container) =
+                self.backends.metadata.view(|tx| Ok(tx.container(namespace, id)?))
+            && no_container.is_not_found()
+        {
+            return status(no_container);
+        }
+        status(error)
+    }
+}
+
+fn deleted(exit: Exit) -> DeleteResponse {
+    DeleteResponse {
+        id: exit.id,
+        pid: exit.pid,
+        exit_status: exit.status,
+        exited_at: exit.exited_at,
+    }
+}
+
+/// The folder that a client wants the checkpoint in, if it named one.
+fn image_path(options: Option<&Any>) -> String {
+    let Some(options) = options else { return String::new() };
+    if let Ok(options) = typeurl::decode::<runc::CheckpointOptions>(options) {
+        return options.image_path;
+    }
+    // Options of 1.0 have no such field; they are named here so that they are not taken for a fault.
+    let _ = typeurl::is::<linux_runc::CheckpointOptions>(options);
+    String::new()
+}
+
+#[tonic::async_trait]
+impl Tasks for TasksService {
+    async fn create(
+        &self,
+        request: Request<CreateTaskRequest>,
+    ) -> Result<Response<CreateTaskResponse>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let request = request.into_inner();
+        let container = self
+            .backends
+            .metadata
+            .view(|tx| Ok(tx.container(&namespace, &request.container_id)?))
+            .map_err(status)?;
+        if request.checkpoint.is_some() {
+            return Err(status(
+                Error::not_implemented("create a task from a checkpoint image")
+                    .with_hint("start the container anew"),
+            ));
+        }
+        let task = CreateTask {
+            id: container.id.clone(),
+            spec: container.spec,
+            runtime: Runtime {
+                name: container.runtime.name,
+                options: container.runtime.options,
+            },
+            sandbox_id: container.sandbox_id,
+            rootfs: request.rootfs,
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+            checkpoint: String::new(),
+            options: request.options,
+            runtime_path: request.runtime_path,
+            task_api_address: request.task_api_address,
+            task_api_version: request.task_api_version,
+        };
+        let pid = self.supervisor.create(&namespace, task).await.map_err(status)?;
+        Ok(Response::new(CreateTaskResponse { container_id: container.id, pid }))
+    }
+
+    async fn start(
+        &self,
+        request: Request<StartRequest>,
+    ) -> Result<Response<StartResponse>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let request = request.into_inner();
+        let id = &request.container_id;
+        let pid = self
+            .supervisor
+            .start(&namespace, id, &request.exec_id)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(StartResponse { pid }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<DeleteTaskRequest>,
+    ) -> Result<Response<DeleteResponse>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let id = &request.get_ref().container_id;
+        let exit = self
+            .supervisor
+            .delete(&namespace, id)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(deleted(exit)))
+    }
+
+    async fn delete_process(
+        &self,
+        request: Request<DeleteProcessRequest>,
+    ) -> Result<Response<DeleteResponse>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let request = request.into_inner();
+        let id = &request.container_id;
+        let exit = self
+            .supervisor
+            .delete_process(&namespace, id, &request.exec_id)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(deleted(exit)))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let request = request.into_inner();
+        let id = &request.container_id;
+        let process = self
+            .supervisor
+            .get(&namespace, id, &request.exec_id)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(GetResponse { process: Some(process) }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<ListTasksRequest>,
+    ) -> Result<Response<ListTasksResponse>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let tasks = self.supervisor.list(&namespace).await;
+        Ok(Response::new(ListTasksResponse { tasks }))
+    }
+
+    async fn kill(&self, request: Request<KillRequest>) -> Result<Response<()>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let request = request.into_inner();
+        let id = &request.container_id;
+        self.supervisor
+            .kill(&namespace, id, &request.exec_id, request.signal, request.all)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(()))
+    }
+
+    async fn exec(&self, request: Request<ExecProcessRequest>) -> Result<Response<()>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let request = request.into_inner();
+        if request.exec_id.is_empty() {
+            return Err(Status::invalid_argument("exec id cannot be empty"));
+        }
+        let id = &request.container_id;
+        let exec = ExecTask {
+            exec_id: request.exec_id,
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+            spec: request.spec,
+        };
+        self.supervisor
+            .exec(&namespace, id, exec)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(()))
+    }
+
+    async fn resize_pty(&self, request: Request<ResizePtyRequest>) -> Result<Response<()>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let request = request.into_inner();
+        let id = &request.container_id;
+        self.supervisor
+            .resize_pty(&namespace, id, &request.exec_id, request.width, request.height)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(()))
+    }
+
+    async fn close_io(&self, request: Request<CloseIoRequest>) -> Result<Response<()>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let request = request.into_inner();
+        let id = &request.container_id;
+        self.supervisor
+            .close_io(&namespace, id, &request.exec_id, request.stdin)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(()))
+    }
+
+    async fn pause(&self, request: Request<PauseTaskRequest>) -> Result<Response<()>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let id = &request.get_ref().container_id;
+        self.supervisor
+            .pause(&namespace, id)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(()))
+    }
+
+    async fn resume(&self, request: Request<ResumeTaskRequest>) -> Result<Response<()>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let id = &request.get_ref().container_id;
+        self.supervisor
+            .resume(&namespace, id)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(()))
+    }
+
+    async fn list_pids(
+        &self,
+        request: Request<ListPidsRequest>,
+    ) -> Result<Response<ListPidsResponse>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let id = &request.get_ref().container_id;
+        let processes = self
+            .supervisor
+            .list_pids(&namespace, id)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(ListPidsResponse { processes }))
+    }
+
+    async fn checkpoint(
+        &self,
+        request: Request<CheckpointTaskRequest>,
+    ) -> Result<Response<CheckpointTaskResponse>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let request = request.into_inner();
+        let id = &request.container_id;
+        let path = image_path(request.options.as_ref());
+        if path.is_empty() {
+            return Err(status(
+                Error::not_implemented("checkpoint a task into the content store")
+                    .with_hint("name a folder: ctr tasks checkpoint --image-path"),
+            ));
+        }
+        self.supervisor
+            .checkpoint(&namespace, id, &path, request.options)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(CheckpointTaskResponse::default()))
+    }
+
+    async fn update(&self, request: Request<UpdateTaskRequest>) -> Result<Response<()>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let request = request.into_inner();
+        let id = &request.container_id;
+        self.supervisor
+            .update(&namespace, id, request.resources, request.annotations)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(()))
+    }
+
+    async fn metrics(
+        &self,
+        request: Request<MetricsRequest>,
+    ) -> Result<Response<MetricsResponse>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let filters = &request.get_ref().filters;
+        let metrics = self.supervisor.metrics(&namespace, filters).await.map_err(status)?;
+        Ok(Response::new(MetricsResponse { metrics }))
+    }
+
+    async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<WaitResponse>, Status> {
+        let namespace = scope(&request)?.namespace;
+        let request = request.into_inner();
+        let id = &request.container_id;
+        let exit = self
+            .supervisor
+            .wait(&namespace, id, &request.exec_id)
+            .await
+            .map_err(|error| self.missing(&namespace, id, error))?;
+        Ok(Response::new(WaitResponse { exit_status: exit.status, exited_at: exit.exited_at }))
+    }
+}
