@@ -34,13 +34,13 @@ impl Work for HashWork {
 pub(crate) struct FileWork {
     pub(crate) paths: IngestPaths,
     pub(crate) live: Arc<Live>,
-    pub(crate) file: Option<File>,
+    pub(crate) file: Option<Arc<File>>,
     pub(crate) offset: u64,
 }
 
 impl FileWork {
     /// The data file; the ingest's files are made if they are not there yet.
-    pub(crate) fn open(&mut self) -> Result<&File, Error> {
+    pub(crate) fn open(&mut self) -> Result<&Arc<File>, Error> {
         if self.live.aborted() {
             return Err(ContentError::Aborted(self.live.status().reference).into());
         }
@@ -54,7 +54,7 @@ impl FileWork {
                 .create_new(true)
                 .open(&path)
                 .map_err(|error| io_error("create", &path, &error))?;
-            self.file = Some(file);
+            self.file = Some(Arc::new(file));
         }
         self.file.as_ref().ok_or_else(|| ContentError::Closed("write").into())
     }
@@ -116,18 +116,15 @@ impl Pipeline {
         })
     }
 
-    /// Waits for all bytes and takes the file. May block.
-    pub(crate) fn finish(&self) -> Result<File, Error> {
-        self.file.finish(|work| {
-            work.open()?;
-            work.file.take().ok_or_else(|| ContentError::Closed("commit").into())
-        })
+    /// Waits for all bytes and gives the file. May block.
+    pub(crate) fn finish(&self) -> Result<Arc<File>, Error> {
+        self.file.finish(|work| work.open().cloned())
     }
 
     /// Stops after the bytes that are queued. The ingest stays, unless it was aborted. May block.
     pub(crate) fn leave(&self) -> Result<(), Error> {
         self.file.drain();
-        let file = self.file.reset(|work| {
+        self.file.reset(|work| {
             if work.live.aborted() {
                 work.file = None;
                 return work.paths.remove().map_err(Error::from);
@@ -139,7 +136,6 @@ impl Pipeline {
                 work.paths.write_updated(work.live.status().updated_at)?;
             }
             Ok(())
-        });
-        file.map(|_| ())
+        })
     }
 }

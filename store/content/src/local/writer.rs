@@ -287,6 +287,6 @@ pub(super) fn resume(
     live.set_offset_only(offset);
     Ok(Pipeline::new(
         hasher,
-        FileWork { paths: paths.clone(), live: Arc::clone(live), file: Some(file), offset },
+        FileWork { paths: paths.clone(), live: Arc::clone(live), file: Some(Arc::new(file)), offset },
     ))
 }
