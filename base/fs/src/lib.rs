@@ -10,7 +10,7 @@
 //! Errors: [`Error`], which names the operation and the path.
 //!
 //! Laws: a name from outside never reaches the kernel as a path unless a root bounds it; no walk
-//! needs memory or descriptors by the depth of a foreign tree.
+//! needs more descriptors the deeper a foreign tree is.
 
 mod atomic;
 mod copy;
