@@ -117,7 +117,8 @@ impl<'a> WriteTx<'a> {
     }
 
     /// Runs `f` after the commit is durable, before the update's caller hears of it. Dropped
-    /// unrun if the closure or the commit fails. `f` must be short: the writer waits for it.
+    /// unrun if the closure or the commit fails. `f` must be short, because the writer waits for
+    /// it, and cannot update the same database.
     pub fn on_commit(&mut self, f: impl FnOnce() + Send + 'static) {
         self.changes.hooks.push(Box::new(f));
     }

@@ -1,7 +1,7 @@
 //! The commit: from changed nodes to a durable meta.
 //!
-//! Pages are written where no state that can still be read has any, made durable, and then the meta that
-//! reaches them replaces the older of the two. A crash at any point leaves one of two whole states.
+//! Pages are written where no state that can still be read has any, made durable, and then the meta
+//! that reaches them replaces the older of the two. A crash at any point leaves one of two whole states.
 
 use std::collections::VecDeque;
 use std::os::unix::fs::FileExt;

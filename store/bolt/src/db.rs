@@ -16,7 +16,8 @@ pub struct Options {
     /// not for `meta.db`. Either kind of file opens with either choice; the next commit makes the
     /// file what is chosen here.
     pub store_freelist: bool,
-    /// The page size of a new file in bytes; `None` is the system's. An existing file keeps its own.
+    /// The page size of a new file in bytes; `None` is the system's. An existing file
+    /// keeps its own.
     pub page_size: Option<u32>,
     /// Leave out the syncs: faster, and damaged by a crash of the system (not of the process).
     pub no_sync: bool,

@@ -56,8 +56,8 @@ impl Report {
     }
 }
 
-/// How long a tool waits for the lock. A daemon holds it for good; a process that was just closing the
-/// file, or starting another, for a moment.
+/// How long a tool waits for the lock. A daemon holds it for good; a process that was just closing
+/// the file, or starting another, for a moment.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// Opens a file that nobody is writing to.
@@ -68,8 +68,8 @@ fn open(path: &Path) -> Result<Db, Error> {
 
 /// Checks all of the database at `path`: metas, trees, order of keys, buckets, free list.
 ///
-/// What bbolt's own check demands: each page is used once or free, and each key stands where a search
-/// finds it.
+/// What bbolt's own check demands: each page is used once or free, and each key stands where a
+/// search finds it.
 ///
 /// # Errors
 /// [`Error::Locked`] while a daemon has the file; [`Error::Invalid`] if no meta is valid;

@@ -1,7 +1,7 @@
 //! The tree as a write transaction changes it: pages taken into memory, shared until written.
 //!
-//! Nodes hang on `Arc`s. A savepoint is a second reference to the root; a change copies the nodes on
-//! its path that a savepoint shares, and nothing else. Opened buckets hang in the leaf of
+//! Nodes hang on `Arc`s. A savepoint is a second reference to the root; a change copies the nodes
+//! on its path that a savepoint shares, and nothing else. Opened buckets hang in the leaf of
 //! their parent, so one root holds all that a transaction changed.
 
 use std::sync::Arc;
@@ -207,7 +207,8 @@ pub(crate) fn branch_position(items: &[BranchItem], snapshot: &Snapshot, key: &[
 }
 
 impl Child {
-    /// The node, taken into memory if it is still a page, and made our own if a savepoint shares it.
+    /// The node, taken into memory if it is still a page, and made our own if a savepoint shares
+    /// it.
     pub(crate) fn node_mut(&mut self, snapshot: &Snapshot) -> Result<&mut Node, Error> {
         if let Child::Page(id) = self {
             *self = Child::Node(Arc::new(Node::load(&snapshot.page(*id)?, true)?));

@@ -1,17 +1,17 @@
 //! The queue of updates: who runs them, which of them share a commit, how callers hear of it.
 //!
-//! One thread at a time leads: it takes all updates that wait, runs them one after the other, commits
-//! once, and answers. A blocking caller leads itself if nobody does, which saves two changes of
+//! One thread at a time leads: it takes all updates that wait, runs them one after the other,
+//! commits once, and answers. A blocking caller leads itself if nobody does, which saves two changes of
 //! thread; whatever queued up meanwhile goes to a thread that is spawned when it is first needed.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, Thread};
 
 use crate::bucket_mut::Changes;
 use crate::commit::Writer;
@@ -67,10 +67,10 @@ enum Reply<R> {
     Channel(tokio::sync::oneshot::Sender<R>),
 }
 
-/// Where a blocking caller waits.
+/// Where a blocking caller waits, parked.
 struct Slot<R> {
     value: Mutex<Option<R>>,
-    ready: Condvar,
+    caller: Thread,
 }
 
 impl<T: Send, E: From<Error> + Send, F> Job for Task<F, T, E>
@@ -102,7 +102,7 @@ impl<F, T, E: From<Error>> Drop for Task<F, T, E> {
         match self.reply.take() {
             Some(Reply::Slot(slot)) => {
                 *lock(&slot.value) = Some(outcome);
-                slot.ready.notify_one();
+                slot.caller.unpark();
             }
             // An error is a caller that went away.
             Some(Reply::Channel(channel)) => drop(channel.send(outcome)),
@@ -126,8 +126,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 thread_local! {
-    /// The database whose updates this thread is running, by its address.
-    static RUNNING: Cell<usize> = const { Cell::new(0) };
+    /// The databases whose updates this thread is running, by their addresses.
+    static RUNNING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Shared {
@@ -195,7 +195,8 @@ impl Shared {
         if self.options.read_only {
             return Err(Error::ReadOnly { path: self.path.to_path_buf() });
         }
-        if RUNNING.get() == std::ptr::from_ref(self).addr() {
+        let address = std::ptr::from_ref(self).addr();
+        if RUNNING.with_borrow(|running| running.contains(&address)) {
             return Err(Error::Nested);
         }
         Ok(())
@@ -208,7 +209,7 @@ impl Shared {
         F: FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
     {
         self.admit()?;
-        let slot = Arc::new(Slot { value: Mutex::new(None), ready: Condvar::new() });
+        let slot = Arc::new(Slot { value: Mutex::new(None), caller: std::thread::current() });
         let reply = Some(Reply::Slot(slot.clone()));
         let job = Box::new(Task { f: Some(f), outcome: None, reply });
         {
@@ -225,26 +226,22 @@ impl Shared {
                 // Whoever holds it looks at the queue again after letting go.
                 Err(TryLockError::WouldBlock) => None,
             };
-            let led = match leading {
-                Some(mut writer) => {
-                    self.batch(&mut writer);
-                    true
-                }
-                None => false,
-            };
-            let mut value = lock(&slot.value);
-            if led {
-                if let Some(value) = value.take() {
+            if let Some(mut writer) = leading {
+                self.batch(&mut writer);
+                drop(writer);
+                let value = lock(&slot.value).take();
+                if let Some(value) = value {
                     self.hand_over();
                     return value;
                 }
                 continue;
             }
             loop {
-                if let Some(value) = value.take() {
+                let value = lock(&slot.value).take();
+                if let Some(value) = value {
                     return value;
                 }
-                value = slot.ready.wait(value).unwrap_or_else(PoisonError::into_inner);
+                std::thread::park();
             }
         }
     }
@@ -323,19 +320,22 @@ impl Shared {
 
     /// Runs what is queued as one commit, and answers.
     fn batch(&self, writer: &mut Writer) {
-        let mut jobs: Vec<Box<dyn Job>> = {
+        let (mut jobs, full): (Vec<Box<dyn Job>>, bool) = {
             let mut queue = lock(&self.queue);
-            let count = queue.jobs.len().min(MAX_BATCH);
-            queue.jobs.drain(..count).collect()
+            let waiting = queue.jobs.len();
+            (queue.jobs.drain(..waiting.min(MAX_BATCH)).collect(), waiting >= MAX_QUEUE)
         };
         if jobs.is_empty() {
             return;
         }
-        self.room.notify_all();
-        self.room_async.notify_waiters();
-        let before = RUNNING.replace(std::ptr::from_ref(self).addr());
+        // Callers wait for room only while the queue is full.
+        if full {
+            self.room.notify_all();
+            self.room_async.notify_waiters();
+        }
+        RUNNING.with_borrow_mut(|running| running.push(std::ptr::from_ref(self).addr()));
         let failure = self.transaction(writer, &mut jobs).err();
-        RUNNING.set(before);
+        RUNNING.with_borrow_mut(Vec::pop);
         {
             let mut stats = lock(&self.stats);
             *stats = Stats { updates: stats.updates + jobs.len() as u64, ..writer.stats() };

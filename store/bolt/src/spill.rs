@@ -3,8 +3,8 @@
 //! The pages get their places only when their number is known. Until then they are numbered from 0
 //! in the buffer, and every place that holds such a number is remembered.
 //!
-//! COMPAT: bbolt's rules. A node that does not fit a page is cut where a page is half full, with two
-//! items at least on each side. A bucket without buckets that fits a quarter of a page is
+//! COMPAT: bbolt's rules. A node that does not fit a page is cut where a page is half full, with
+//! two items at least on each side. A bucket without buckets that fits a quarter of a page is
 //! stored inline in its parent.
 
 use std::sync::Arc;

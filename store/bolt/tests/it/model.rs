@@ -206,11 +206,15 @@ fn scenario(page_size: u32, transactions: Vec<Transaction>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 40, failure_persistence: None, ..ProptestConfig::default()
+    })]
 
     #[test]
     fn any_history_reads_as_the_model(
-        page_size in prop_oneof![4 => Just(4096u32), 1 => Just(1024), 1 => Just(16384), 1 => Just(65536)],
+        page_size in prop_oneof![
+            4 => Just(4096u32), 1 => Just(1024), 1 => Just(16384), 1 => Just(65536)
+        ],
         transactions in proptest::collection::vec(transaction(), 1..12),
     ) {
         scenario(page_size, transactions);
