@@ -142,7 +142,11 @@ impl Shared {
     }
 
     /// Opens or resumes an ingest whose lock is held.
-    fn open_writer(self: Arc<Self>, options: WriteOptions, lock: lock::RefLock) -> Result<LocalWriter> {
+    fn open_writer(
+        self: Arc<Self>,
+        options: WriteOptions,
+        lock: lock::RefLock,
+    ) -> Result<LocalWriter> {
         let WriteOptions { reference, total, expected } = options;
         if let Some(digest) = &expected
             && publish::exists(&self.layout.blob(digest))?
@@ -223,13 +227,7 @@ fn names(folder: &Path) -> Result<Vec<String>, base_fs::Error> {
 
 fn info(digest: Digest, metadata: &fs::Metadata) -> Info {
     let time = modified(metadata);
-    Info {
-        digest,
-        size: metadata.len(),
-        created_at: time,
-        updated_at: time,
-        labels: Labels::new(),
-    }
+    Info { digest, size: metadata.len(), created_at: time, updated_at: time, labels: Labels::new() }
 }
 
 #[async_trait]

@@ -250,10 +250,8 @@ impl Store for NamespacedStore {
         let mut size = None;
         if let Some(digest) = &expected {
             held = Some(self.shared.claims.hold(Held::Blob(digest.to_string())).await);
-            let known = self
-                .shared
-                .metadata
-                .view(|tx| Ok(tx.has_blob(&self.scope.namespace, digest)?))?;
+            let known =
+                self.shared.metadata.view(|tx| Ok(tx.has_blob(&self.scope.namespace, digest)?))?;
             if !known {
                 size = self.shareable(digest, total).await?;
             }

@@ -102,8 +102,7 @@ impl Store for ProxyStore {
 
     async fn list(&self, filters: &[String]) -> Result<Vec<Info>> {
         let request = self.headers.request(ListContentRequest { filters: filters.to_vec() });
-        let mut stream =
-            self.client.clone().list(request).await.map_err(from_status)?.into_inner();
+        let mut stream = self.client.clone().list(request).await.map_err(from_status)?.into_inner();
         let mut infos = Vec::new();
         while let Some(part) = stream.message().await.map_err(from_status)? {
             for info in part.info {

@@ -134,8 +134,12 @@ pub trait Writer: Send + Sync {
     ///
     /// `size` is checked unless it is zero, `expected` if it is given: a mismatch is
     /// FailedPrecondition. Content that exists already gives AlreadyExists, and the ingest is gone.
-    async fn commit(&mut self, size: u64, expected: Option<&Digest>, labels: Labels)
-    -> Result<Digest>;
+    async fn commit(
+        &mut self,
+        size: u64,
+        expected: Option<&Digest>,
+        labels: Labels,
+    ) -> Result<Digest>;
 }
 
 /// The largest blob that [`read_all`] takes into memory: manifests, indexes and configs. The same

@@ -1,5 +1,5 @@
 //! The content stores against the common contract, and what is particular to each.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests; skips are printed")]
 
 #[path = "it/local.rs"]
 mod local;

@@ -111,7 +111,8 @@ impl Folders {
         let busy: BTreeSet<String> = lock(&self.busy).keys().cloned().collect();
         let ids = storage.view(|tx| tx.ids())?;
         for name in names {
-            let known = name.parse().is_ok_and(|id: u64| ids.contains(&id) && id.to_string() == name);
+            let known =
+                name.parse().is_ok_and(|id: u64| ids.contains(&id) && id.to_string() == name);
             if known || busy.contains(&name) {
                 continue;
             }
@@ -150,7 +151,10 @@ impl Pending {
         let rename = || fs::rename(self.path(), &target);
         match rename() {
             Err(error)
-                if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) =>
+                if matches!(
+                    error.kind(),
+                    ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists
+                ) =>
             {
                 // Left by a commit that failed: no record has this id. The cleanup removes it.
                 let aside = self.folders.path.join(format!("stray-{}", random()));

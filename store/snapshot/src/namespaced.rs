@@ -17,7 +17,7 @@ use base_errors::{Error, Result};
 use base_ident::Labels;
 use kernel_mount::Mount;
 use store_metadata::{
-    Held, MetadataError, Metadata, NewCommit, NewSnapshot, Object, Reserved, ReservedCommit, Scope,
+    Held, Metadata, MetadataError, NewCommit, NewSnapshot, Object, Reserved, ReservedCommit, Scope,
     SnapshotRecord,
 };
 
@@ -167,10 +167,7 @@ impl NamespacedSnapshotter {
 
     async fn put_record(&self, new: NewSnapshot) -> Result<SnapshotRecord> {
         let (scope, name) = (self.scope.clone(), self.shared.name.clone());
-        self.shared
-            .metadata
-            .update(move |tx| Ok(tx.record_snapshot(&scope, &name, &new)?))
-            .await
+        self.shared.metadata.update(move |tx| Ok(tx.record_snapshot(&scope, &name, &new)?)).await
     }
 
     /// The labels of the record, and those that the backend adds.
@@ -274,8 +271,8 @@ impl Snapshotter for NamespacedSnapshotter {
             }
             Err(error) => return Err(error),
         };
-        let holds = [&from, &to]
-            .map(|key| metadata.hold(Held::Snapshot(snapshotter.clone(), key.clone())));
+        let holds =
+            [&from, &to].map(|key| metadata.hold(Held::Snapshot(snapshotter.clone(), key.clone())));
         backend.commit(&to, &from, inherited(&labels), &rebase.unwrap_or_default()).await?;
         // DURABILITY: the backend has the tree under its new key; this record gives it its name.
         let commit = NewCommit {
@@ -296,10 +293,7 @@ impl Snapshotter for NamespacedSnapshotter {
         self.record(key)?;
         let (scope, name) = (self.scope.clone(), self.shared.name.clone());
         let key = key.to_owned();
-        self.shared
-            .metadata
-            .update(move |tx| Ok(tx.remove_snapshot(&scope, &name, &key)?))
-            .await?;
+        self.shared.metadata.update(move |tx| Ok(tx.remove_snapshot(&scope, &name, &key)?)).await?;
         Ok(())
     }
 
@@ -310,12 +304,8 @@ impl Snapshotter for NamespacedSnapshotter {
         if records.is_empty() {
             return Ok(Vec::new());
         }
-        let mut trees: HashMap<String, Info> = backend
-            .list(&[])
-            .await?
-            .into_iter()
-            .map(|info| (info.name.clone(), info))
-            .collect();
+        let mut trees: HashMap<String, Info> =
+            backend.list(&[]).await?.into_iter().map(|info| (info.name.clone(), info)).collect();
         // A record whose tree is gone is left out, as in containerd.
         Ok(records
             .into_iter()

@@ -71,8 +71,7 @@ fn time_from(time: Option<Timestamp>) -> SystemTime {
 }
 
 fn info_from(info: Option<snapshots::Info>) -> Result<Info> {
-    let info =
-        info.ok_or_else(|| Error::internal("snapshots service answered without info"))?;
+    let info = info.ok_or_else(|| Error::internal("snapshots service answered without info"))?;
     let kind = match info.kind() {
         snapshots::Kind::View => Kind::View,
         snapshots::Kind::Active => Kind::Active,
@@ -194,10 +193,14 @@ impl Snapshotter for ProxySnapshotter {
     }
 
     async fn list(&self, filters: &[String]) -> Result<Vec<Info>> {
-        let request =
-            ListSnapshotsRequest { snapshotter: self.name(), filters: filters.to_vec() };
-        let mut stream =
-            self.client.clone().list(self.request(request)).await.map_err(from_status)?.into_inner();
+        let request = ListSnapshotsRequest { snapshotter: self.name(), filters: filters.to_vec() };
+        let mut stream = self
+            .client
+            .clone()
+            .list(self.request(request))
+            .await
+            .map_err(from_status)?
+            .into_inner();
         let mut infos = Vec::new();
         while let Some(part) = stream.message().await.map_err(from_status)? {
             for info in part.info {

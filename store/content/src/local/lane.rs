@@ -142,7 +142,10 @@ impl<W: Work> Lane<W> {
     }
 
     /// Forgets a failure: the work begins anew.
-    pub(crate) fn reset(&self, reset: impl FnOnce(&mut W) -> Result<(), Error>) -> Result<(), Error> {
+    pub(crate) fn reset(
+        &self,
+        reset: impl FnOnce(&mut W) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         self.drain();
         let mut work = lock(&self.work);
         reset(&mut work)?;

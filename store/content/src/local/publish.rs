@@ -85,11 +85,10 @@ pub(super) fn publish_file(
     file.set_modified(SystemTime::now())
         .and_then(|()| file.sync_all())
         .map_err(|error| io_error("sync", &data, &error))?;
-    let renamed =
-        match rustix::fs::renameat_with(CWD, &data, CWD, &blob, RenameFlags::NOREPLACE) {
-            Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::rename(&data, &blob),
-            renamed => renamed,
-        };
+    let renamed = match rustix::fs::renameat_with(CWD, &data, CWD, &blob, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::rename(&data, &blob),
+        renamed => renamed,
+    };
     match renamed {
         Ok(()) => {}
         Err(Errno::EXIST) => return Err(already_exists(digest, paths)),

@@ -42,7 +42,7 @@ pub(super) struct Open {
 /// The bytes of an open ingest.
 pub(super) enum Body {
     /// All in memory.
-    Buffer(Hasher, BytesMut),
+    Buffer(Box<Hasher>, BytesMut),
     /// In the files.
     File(Pipeline),
 }
@@ -52,7 +52,7 @@ impl Open {
     fn spill(&mut self) -> &Pipeline {
         if let Body::Buffer(hasher, data) = &mut self.body {
             let pipeline = Pipeline::new(
-                hasher.clone(),
+                (**hasher).clone(),
                 FileWork {
                     paths: self.paths.clone(),
                     live: Arc::clone(&self.live),
@@ -90,7 +90,8 @@ impl Open {
         let pipeline = self.spill();
         let file = pipeline.finish()?;
         let mut digest = pipeline.digest()?;
-        let actual = file.metadata().map_err(|error| io_error("stat", &paths.data(), &error))?.len();
+        let actual =
+            file.metadata().map_err(|error| io_error("stat", &paths.data(), &error))?.len();
         if let Some(expected) = expected
             && expected.algorithm() != digest.algorithm()
         {
@@ -125,11 +126,9 @@ fn check(size: u64, expected: Option<&Digest>, actual: u64, digest: &Digest) -> 
         return Err(ContentError::Size { actual, expected: size }.into());
     }
     match expected {
-        Some(expected) if expected != digest => Err(ContentError::Digest {
-            actual: digest.clone(),
-            expected: expected.clone(),
+        Some(expected) if expected != digest => {
+            Err(ContentError::Digest { actual: digest.clone(), expected: expected.clone() }.into())
         }
-        .into()),
         _ => Ok(()),
     }
 }
@@ -143,7 +142,7 @@ impl LocalWriter {
         lock: RefLock,
         algorithm: Algorithm,
     ) -> Self {
-        let body = Body::Buffer(Hasher::new(algorithm), BytesMut::new());
+        let body = Body::Buffer(Box::new(Hasher::new(algorithm)), BytesMut::new());
         Self::with_body(shared, paths, live, lock, body)
     }
 
@@ -200,16 +199,13 @@ impl Writer for LocalWriter {
         }
         let mut open = self.open.take().ok_or(ContentError::Closed("truncate"))?;
         if let Body::Buffer(hasher, buffer) = &mut open.body {
-            *hasher = Hasher::new(hasher.algorithm());
+            **hasher = Hasher::new(hasher.algorithm());
             buffer.clear();
             self.open = Some(open);
         } else {
             // CANCEL: the job goes on and keeps the ingest; the writer is closed.
-            let mut carrier = LocalWriter {
-                live: Arc::clone(&self.live),
-                open: Some(open),
-                committed: None,
-            };
+            let mut carrier =
+                LocalWriter { live: Arc::clone(&self.live), open: Some(open), committed: None };
             let (open, result) = blocking(move || {
                 let result = match carrier.open.as_ref().map(|open| &open.body) {
                     Some(Body::File(pipeline)) => pipeline.truncate(),
@@ -287,6 +283,11 @@ pub(super) fn resume(
     live.set_offset_only(offset);
     Ok(Pipeline::new(
         hasher,
-        FileWork { paths: paths.clone(), live: Arc::clone(live), file: Some(Arc::new(file)), offset },
+        FileWork {
+            paths: paths.clone(),
+            live: Arc::clone(live),
+            file: Some(Arc::new(file)),
+            offset,
+        },
     ))
 }

@@ -22,7 +22,10 @@ pub(super) async fn status(store: &dyn Store, abilities: Abilities) {
     for step in 1..=2 {
         writer.write(data.clone()).await.unwrap();
         let seen = store.status("busy").await.unwrap();
-        assert_eq!((seen.reference.as_str(), seen.offset, seen.total), ("busy", step * 100_000, 300_000));
+        assert_eq!(
+            (seen.reference.as_str(), seen.offset, seen.total),
+            ("busy", step * 100_000, 300_000)
+        );
         assert!(seen.started_at >= before && seen.updated_at >= seen.started_at, "{seen:?}");
         let own = writer.status().await.unwrap();
         assert_eq!(own.offset, seen.offset);
@@ -133,11 +136,12 @@ pub(super) async fn wrong_digest(store: &dyn Store) {
         let mut writer = open(store, "digest").await;
         writer.write(data.clone()).await.unwrap();
         let other = digest(b"other");
-        let text = refused(
-            writer.commit(0, Some(&other), Labels::new()).await,
-            Class::FailedPrecondition,
+        let text =
+            refused(writer.commit(0, Some(&other), Labels::new()).await, Class::FailedPrecondition);
+        assert!(
+            text.contains("unexpected commit digest") && text.contains(other.as_str()),
+            "{text}"
         );
-        assert!(text.contains("unexpected commit digest") && text.contains(other.as_str()), "{text}");
         drop(writer);
         refused(store.info(&other).await, Class::NotFound);
         refused(store.info(&digest(&data)).await, Class::NotFound);

@@ -20,9 +20,7 @@ pub(super) struct Plan<'a> {
 
 /// Options of every overlay mount: the configured ones, then what the kernel needs.
 pub(super) fn common_options(configured: &[String], probe: &Probe) -> Vec<String> {
-    let has = |name: &str| {
-        configured.iter().any(|option| option.split('=').next() == Some(name))
-    };
+    let has = |name: &str| configured.iter().any(|option| option.split('=').next() == Some(name));
     let mut options = configured.to_vec();
     if probe.user_xattr && !has("userxattr") {
         options.push("userxattr".to_owned());

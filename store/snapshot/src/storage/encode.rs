@@ -75,11 +75,8 @@ pub(super) fn read_time(bytes: &[u8]) -> Option<SystemTime> {
     let seconds = i64::from_be_bytes(bytes.get(1..9)?.try_into().ok()?).checked_sub(EPOCH)?;
     let nanos = u32::from_be_bytes(bytes.get(9..13)?.try_into().ok()?);
     let whole = Duration::from_secs(seconds.unsigned_abs());
-    let start = if seconds < 0 {
-        UNIX_EPOCH.checked_sub(whole)?
-    } else {
-        UNIX_EPOCH.checked_add(whole)?
-    };
+    let start =
+        if seconds < 0 { UNIX_EPOCH.checked_sub(whole)? } else { UNIX_EPOCH.checked_add(whole)? };
     start.checked_add(Duration::from_nanos(nanos.into()))
 }
 
@@ -107,10 +104,11 @@ mod tests {
         assert_eq!(parent_key(128, 300), [0x80, 1, 0, 0xac, 2]);
         assert_eq!(varint(11), [0x16]);
         assert_eq!(uvarint(4), [4]);
-        let text: String = time(UNIX_EPOCH + Duration::new(0xe_e293_f9d8 - 62_135_596_800, 0x0b24_57e3))
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let text: String =
+            time(UNIX_EPOCH + Duration::new(0xe_e293_f9d8 - 62_135_596_800, 0x0b24_57e3))
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
         assert_eq!(text, "010000000ee293f9d80b2457e3ffff");
     }
 
@@ -124,10 +122,13 @@ mod tests {
         assert_eq!(read_time(&time(now)), Some(now));
         for bytes in [&[][..], &[1; 3], &[3; 15], &[0x80; 12]] {
             assert_eq!(read_time(bytes), None);
-            assert_eq!(read_uvarint(bytes).map(|(_, length)| length > bytes.len()), match bytes {
-                [] | [0x80, ..] => None,
-                _ => Some(false),
-            });
+            assert_eq!(
+                read_uvarint(bytes).map(|(_, length)| length > bytes.len()),
+                match bytes {
+                    [] | [0x80, ..] => None,
+                    _ => Some(false),
+                }
+            );
         }
     }
 }

@@ -50,13 +50,7 @@ impl<'a, 'tx> Update<'a, 'tx> {
     ///
     /// # Errors
     /// AlreadyExists; NotFound or InvalidArgument for the parent.
-    pub fn create(
-        &mut self,
-        kind: Kind,
-        key: &str,
-        parent: &str,
-        labels: &Labels,
-    ) -> Result<Tree> {
+    pub fn create(&mut self, kind: Kind, key: &str, parent: &str, labels: &Labels) -> Result<Tree> {
         if key.is_empty() {
             return Err(SnapshotError::KeyEmpty.into());
         }
@@ -70,14 +64,17 @@ impl<'a, 'tx> Update<'a, 'tx> {
         self.parents()?;
         let id = self.snapshots()?.next_sequence()?;
         let now = SystemTime::now();
-        self.put(id, &Info {
-            kind,
-            name: key.to_owned(),
-            parent: parent.to_owned(),
-            labels: labels.clone(),
-            created_at: now,
-            updated_at: now,
-        })?;
+        self.put(
+            id,
+            &Info {
+                kind,
+                name: key.to_owned(),
+                parent: parent.to_owned(),
+                labels: labels.clone(),
+                created_at: now,
+                updated_at: now,
+            },
+        )?;
         if let Some(nearest) = parents.first() {
             self.parents()?.put(&parent_key(*nearest, id), key.as_bytes())?;
         }
@@ -102,11 +99,14 @@ impl<'a, 'tx> Update<'a, 'tx> {
         let mut snapshots = self.snapshots()?;
         let mut bucket = snapshots.create_bucket_if_missing(info.name.as_bytes())?;
         bucket.put(ID, &uvarint(id))?;
-        bucket.put(KIND, &[match info.kind {
-            Kind::View => 1,
-            Kind::Active => 2,
-            Kind::Committed => 3,
-        }])?;
+        bucket.put(
+            KIND,
+            &[match info.kind {
+                Kind::View => 1,
+                Kind::Active => 2,
+                Kind::Committed => 3,
+            }],
+        )?;
         if !info.parent.is_empty() {
             bucket.put(PARENT, info.parent.as_bytes())?;
         }
@@ -168,9 +168,8 @@ impl<'a, 'tx> Update<'a, 'tx> {
                 .into());
             }
             if view.has(parent)? && view.info(parent)?.1.kind != Kind::Committed {
-                let error = base_errors::Error::from(SnapshotError::ParentNotCommitted(
-                    parent.to_owned(),
-                ));
+                let error =
+                    base_errors::Error::from(SnapshotError::ParentNotCommitted(parent.to_owned()));
                 // COMPAT: at a commit the class is another one than at a prepare.
                 return Err(base_errors::Error::failed_precondition(error.message()));
             }

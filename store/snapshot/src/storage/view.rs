@@ -40,9 +40,7 @@ pub struct Tree {
 impl<'a> View<'a> {
     pub(super) fn new(root: Bucket<'a>) -> Result<Self, store_bolt::Error> {
         Ok(match root.bucket(V1)? {
-            Some(v1) => {
-                View { snapshots: v1.bucket(SNAPSHOTS)?, parents: v1.bucket(PARENTS)? }
-            }
+            Some(v1) => View { snapshots: v1.bucket(SNAPSHOTS)?, parents: v1.bucket(PARENTS)? },
             None => View { snapshots: None, parents: None },
         })
     }
