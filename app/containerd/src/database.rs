@@ -8,7 +8,10 @@ use anyhow::{Result, bail};
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub fn check(file: &Path) -> Result<()> {
     let report = store_bolt::check(file)?;
-    print!("{report}");
+    println!("txid {}, pages {}, used {}", report.txid, report.pages, report.used);
+    for problem in &report.problems {
+        println!("page {}: {}", problem.page, problem.reason);
+    }
     if !report.is_clean() {
         bail!("{}: damaged", file.display());
     }

@@ -141,9 +141,10 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
             })
         },
     ));
+    let temporary = surroundings.config.root.join("tmpmounts");
     graph.register(Registration::new(types::DIFFER, "walking", &[types::METADATA], |context| {
         context.platforms.push(platform());
-        Ok(Arc::new(WalkingDiffer::default()) as Arc<dyn Differ>)
+        Ok(Arc::new(WalkingDiffer::new(Some(temporary))) as Arc<dyn Differ>)
     }));
     let around = Rc::clone(surroundings);
     graph.register(Registration::new(types::GC, "scheduler", &[types::METADATA], move |context| {
