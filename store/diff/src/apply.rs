@@ -18,6 +18,7 @@ use crate::media::Compression;
 use crate::tar::TarReader;
 
 pub use error::ApplyError;
+pub use stream::decompress;
 pub use target::{Target, Whiteouts};
 
 pub(crate) use tree::open_below;

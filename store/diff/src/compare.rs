@@ -30,8 +30,7 @@ pub fn write_diff<W: Write>(
     options: TreeOptions,
 ) -> Result<W, CompareError> {
     let open = |path: &Path| {
-        node::open_root(path)
-            .map_err(CompareError::at("open", path.as_os_str().as_encoded_bytes()))
+        node::open_root(path).map_err(CompareError::at("open", path.as_os_str().as_encoded_bytes()))
     };
     let lower = lower.map(open).transpose()?;
     let upper = open(upper)?;

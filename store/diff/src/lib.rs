@@ -18,7 +18,7 @@ pub mod media;
 pub mod tar;
 mod walking;
 
-pub use apply::{ApplyError, ApplyResult, Target, Whiteouts, apply_layer, apply_tar};
+pub use apply::{ApplyError, ApplyResult, Target, Whiteouts, apply_layer, apply_tar, decompress};
 pub use compare::{CompareError, TreeOptions, write_diff};
 pub use compress::Encoder;
 pub use differ::{ApplyOptions, CompareOptions, Differ};

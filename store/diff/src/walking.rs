@@ -137,9 +137,7 @@ impl Differ for WalkingDiffer {
                 temp: self.temp.clone(),
                 lower: lower.to_vec(),
                 upper: upper.to_vec(),
-                options: TreeOptions {
-                    source_date_epoch: options.source_date_epoch.map(seconds),
-                },
+                options: TreeOptions { source_date_epoch: options.source_date_epoch.map(seconds) },
                 format,
             };
             // The two sides end together: a failed store closes the channel, at which the walk
@@ -179,12 +177,10 @@ impl Differ for WalkingDiffer {
             Err(error) if error.is_already_exists() => {}
             Err(error) => return Err(error.context("failed to commit")),
         }
-        let info =
-            content.info(&digest).await.context("failed to get info from content store")?;
+        let info = content.info(&digest).await.context("failed to get info from content store")?;
         if !info.labels.contains_key(LABEL_UNCOMPRESSED) {
             let mut info = info.clone();
-            info.labels =
-                Labels::from([(LABEL_UNCOMPRESSED.to_owned(), diff_id.to_string())]);
+            info.labels = Labels::from([(LABEL_UNCOMPRESSED.to_owned(), diff_id.to_string())]);
             let field = UpdateField::Label(LABEL_UNCOMPRESSED.to_owned());
             content.update(&info, &[field]).await.context("error setting uncompressed label")?;
         }
@@ -229,12 +225,8 @@ impl Tree {
         let encoder = encoder.map_err(CompareError::Write)?;
         // Headers are small: they reach the hash and the encoder together.
         let output = BufWriter::with_capacity(CHUNK, HashWriter { encoder, hasher: Sha256::new() });
-        let output = write_diff(
-            output,
-            lower.as_ref().map(TempMount::path),
-            upper.path(),
-            self.options,
-        )?;
+        let output =
+            write_diff(output, lower.as_ref().map(TempMount::path), upper.path(), self.options)?;
         let HashWriter { encoder, hasher } =
             output.into_inner().map_err(|error| CompareError::Write(error.into_error()))?;
         let chunks = encoder.finish().map_err(CompareError::Write)?;

@@ -16,9 +16,7 @@ use super::lower::{Lowers, inherit};
 use super::remove::remove_all;
 use super::target::{Target, Whiteouts};
 use super::tree::{Folder, Tree, clean, split};
-use super::whiteout::{
-    Meaning, is_whiteout, look, put_opaque, put_whiteout, remove_others,
-};
+use super::whiteout::{Meaning, is_whiteout, look, put_opaque, put_whiteout, remove_others};
 use crate::tar::{Entry, EntryKind, TarReader, Time};
 
 /// Links that lead to folders that are not there: so many are followed, as by the kernel.
@@ -28,8 +26,11 @@ const MAX_LINKS: usize = 40;
 const IMPLIED_MODE: u32 = 0o755;
 
 /// How a file is made: never through a link, never over something.
-const CREATE: OFlags =
-    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const CREATE: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// Opens a folder by its own name.
 const FOLDER: OFlags =
@@ -164,9 +165,12 @@ impl Applier {
             let prefix = &path[..end];
             let name = split(prefix).1;
             let found = match self.tree.find(prefix) {
-                Err(Errno::NOTDIR) if self.take_whiteout(&folder, name, prefix)? => None,
-                found => found.map_err(ApplyError::at("mkdir", prefix))?,
+                Err(Errno::NOTDIR) if self.take_whiteout(&folder, name, prefix)? => {
+                    self.tree.find(prefix)
+                }
+                found => found,
             };
+            let found = found.map_err(ApplyError::at("mkdir", prefix))?;
             folder = match found {
                 Some(found) => found,
                 None => {
@@ -210,7 +214,8 @@ impl Applier {
             _ => return Ok(false),
         }
         rustix::fs::unlinkat(&folder.fd, name, AtFlags::empty()).map_err(&failed)?;
-        rustix::fs::mkdirat(&folder.fd, name, Mode::from_raw_mode(IMPLIED_MODE)).map_err(&failed)?;
+        rustix::fs::mkdirat(&folder.fd, name, Mode::from_raw_mode(IMPLIED_MODE))
+            .map_err(&failed)?;
         let made = open(folder, name, FOLDER).map_err(&failed)?;
         rustix::fs::fchmod(&made, Mode::from_raw_mode(IMPLIED_MODE)).map_err(&failed)?;
         put_opaque(&made, user).map_err(ApplyError::at("setxattr", path))?;
@@ -232,7 +237,9 @@ impl Applier {
         let made = open(folder, name, FOLDER).map_err(&failed)?;
         match self.lowers.folder(path).map_err(ApplyError::at("open", path))? {
             Some(below) => inherit(&made, &below).map_err(ApplyError::at("copy", path))?,
-            None => rustix::fs::fchmod(&made, Mode::from_raw_mode(IMPLIED_MODE)).map_err(&failed)?,
+            None => {
+                rustix::fs::fchmod(&made, Mode::from_raw_mode(IMPLIED_MODE)).map_err(&failed)?
+            }
         }
         if self.whiteouts == Whiteouts::Remove {
             self.written.insert(folder.mark(name));
@@ -348,8 +355,12 @@ impl Applier {
         }
         let owned = folder.special || entry.uid != self.uid || entry.gid != self.gid;
         if owned {
-            rustix::fs::fchown(&file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
-                .map_err(ApplyError::at("chown", path))?;
+            rustix::fs::fchown(
+                &file,
+                Some(Uid::from_raw(entry.uid)),
+                Some(Gid::from_raw(entry.gid)),
+            )
+            .map_err(ApplyError::at("chown", path))?;
         }
         self.xattrs(entry, path, |key, value| {
             rustix::fs::fsetxattr(&file, key, value, XattrFlags::empty())
@@ -377,9 +388,8 @@ impl Applier {
                 return Err(failed(errno));
             }
             let stat = look(folder, name).map_err(&failed)?;
-            is_new = !stat.is_some_and(|stat| {
-                FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-            });
+            is_new = !stat
+                .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
             if is_new {
                 if let (Whiteouts::Overlay { user }, Some(true)) =
                     (self.whiteouts, stat.as_ref().map(is_whiteout))
@@ -398,8 +408,12 @@ impl Applier {
         }
         let foreign = entry.uid != self.uid || entry.gid != self.gid;
         if foreign || !is_new || folder.special {
-            rustix::fs::fchown(&made, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
-                .map_err(ApplyError::at("chown", path))?;
+            rustix::fs::fchown(
+                &made,
+                Some(Uid::from_raw(entry.uid)),
+                Some(Gid::from_raw(entry.gid)),
+            )
+            .map_err(ApplyError::at("chown", path))?;
         }
         self.xattrs(entry, path, |key, value| {
             rustix::fs::fsetxattr(&made, key, value, XattrFlags::empty())
@@ -482,9 +496,8 @@ impl Applier {
         if self.hides(&stat) {
             return Err(failed(Errno::NOENT));
         }
-        let link = || {
-            rustix::fs::linkat(&source.fd, target_name, &folder.fd, name, AtFlags::empty())
-        };
+        let link =
+            || rustix::fs::linkat(&source.fd, target_name, &folder.fd, name, AtFlags::empty());
         match link() {
             Ok(()) => {}
             Err(Errno::EXIST) => {
@@ -526,7 +539,8 @@ impl Applier {
             Some(stat) => stat.st_uid == entry.uid && stat.st_gid == entry.gid,
             None => false,
         };
-        if !is_owned && (stat.is_some() || folder.special || entry.uid != self.uid || entry.gid != self.gid)
+        if !is_owned
+            && (stat.is_some() || folder.special || entry.uid != self.uid || entry.gid != self.gid)
         {
             self.chown(entry, folder, name).map_err(ApplyError::at("chown", path))?;
         }
@@ -541,12 +555,11 @@ impl Applier {
         }
         // The mode of a link means nothing; a hard link may be one too.
         let is_link = is_link
-            || stat.as_ref().is_some_and(|stat| {
-                FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
-            });
-        let has_mode = stat.as_ref().is_some_and(|stat| {
-            is_owned && stat.st_mode & 0o7777 == entry.mode
-        });
+            || stat
+                .as_ref()
+                .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
+        let has_mode =
+            stat.as_ref().is_some_and(|stat| is_owned && stat.st_mode & 0o7777 == entry.mode);
         if !is_link && !has_mode {
             self.chmod(entry, folder, name).map_err(ApplyError::at("chmod", path))?;
         }

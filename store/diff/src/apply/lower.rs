@@ -101,9 +101,8 @@ fn hides_below(root: &OwnedFd, path: &[u8]) -> bool {
         return false;
     }
     let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(index, _)| index);
-    ends.chain([path.len()]).any(|end| {
-        open_below(root.as_fd(), &path[..end]).is_ok_and(|folder| is_opaque(&folder))
-    })
+    ends.chain([path.len()])
+        .any(|end| open_below(root.as_fd(), &path[..end]).is_ok_and(|folder| is_opaque(&folder)))
 }
 
 /// Copies one file, link or device with what belongs to it.
@@ -203,11 +202,12 @@ fn copy_xattrs(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
         }
         value.resize(MAX_XATTR, 0);
         match rustix::fs::fgetxattr(from, name, &mut value[..]) {
-            Ok(length) => match rustix::fs::fsetxattr(to, name, &value[..length], XattrFlags::empty())
-            {
-                Ok(()) | Err(Errno::OPNOTSUPP) => {}
-                Err(errno) => return Err(errno),
-            },
+            Ok(length) => {
+                match rustix::fs::fsetxattr(to, name, &value[..length], XattrFlags::empty()) {
+                    Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
             Err(Errno::NODATA) => {}
             Err(errno) => return Err(errno),
         }

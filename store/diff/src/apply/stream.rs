@@ -69,7 +69,7 @@ fn inflate(
     empty: &Receiver<Vec<u8>>,
     filled: &SyncSender<Filled>,
 ) {
-    let outcome = decoder(source, compression).and_then(|mut decoder| {
+    let outcome = decompress(source, compression).and_then(|mut decoder| {
         while let Ok(mut buffer) = empty.recv() {
             buffer.resize(BUFFER, 0);
             let (length, error) = fill(&mut *decoder, &mut buffer);
@@ -106,8 +106,11 @@ fn fill(decoder: &mut dyn Read, buffer: &mut [u8]) -> (usize, Option<io::Error>)
     (length, None)
 }
 
-/// The decoder that the first bytes ask for.
-fn decoder<'a>(
+/// The plain bytes of a stream, by a decoder that its first bytes ask for.
+///
+/// # Errors
+/// Those of reading the first bytes. Damaged data gives errors while it is read.
+pub fn decompress<'a>(
     source: impl Read + 'a,
     compression: Compression,
 ) -> io::Result<Box<dyn Read + 'a>> {
@@ -124,9 +127,9 @@ fn decoder<'a>(
     let whole = io::Cursor::new(head).take(length as u64).chain(source);
     Ok(match format {
         Format::Plain => Box::new(whole),
-        Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(
-            INPUT, whole,
-        ))),
+        Format::Gzip => {
+            Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(INPUT, whole)))
+        }
         Format::Zstd => {
             let mut decoder =
                 zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(INPUT, whole))?;

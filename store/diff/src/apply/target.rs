@@ -57,9 +57,8 @@ impl Target {
             return None;
         }
         let has = |wanted: &str| mount.options.iter().any(|option| option == wanted);
-        let value = |key: &str| {
-            mount.options.iter().rev().find_map(|option| option.strip_prefix(key))
-        };
+        let value =
+            |key: &str| mount.options.iter().rev().find_map(|option| option.strip_prefix(key));
         match mount.kind.as_str() {
             // An escaped colon in a lower folder's name is left to the kernel.
             "overlay" if !has("ro") => {
@@ -106,8 +105,7 @@ mod tests {
 
     #[test]
     fn overlays_and_binds_are_written_directly() {
-        let overlay =
-            mount("overlay", "overlay", &["workdir=/w", "upperdir=/u", "lowerdir=/b:/a"]);
+        let overlay = mount("overlay", "overlay", &["workdir=/w", "upperdir=/u", "lowerdir=/b:/a"]);
         let target = Target::of_mounts(&[overlay], false).unwrap();
         assert_eq!(target.root, PathBuf::from("/u"));
         assert_eq!(target.lowers, [PathBuf::from("/b"), PathBuf::from("/a")]);
@@ -123,7 +121,11 @@ mod tests {
     fn what_needs_the_kernel_is_mounted() {
         for mount in [
             mount("overlay", "overlay", &["lowerdir=/b:/a"]),
-            mount("overlay", "overlay", &["upperdir=/u", "workdir=/w", "lowerdir=/a", "uidmap=0:1:2"]),
+            mount(
+                "overlay",
+                "overlay",
+                &["upperdir=/u", "workdir=/w", "lowerdir=/a", "uidmap=0:1:2"],
+            ),
             mount("bind", "/s", &["ro", "rbind"]),
             mount("ext4", "/dev/x", &[]),
         ] {

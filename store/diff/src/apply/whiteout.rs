@@ -58,7 +58,8 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
 
 /// Writes the device that overlayfs takes for a deleted name, in place of what is there.
 pub(crate) fn put_whiteout(folder: &Folder, name: &[u8]) -> Result<(), Errno> {
-    let make = || rustix::fs::mknodat(&folder.fd, name, FileType::CharacterDevice, Mode::empty(), 0);
+    let make =
+        || rustix::fs::mknodat(&folder.fd, name, FileType::CharacterDevice, Mode::empty(), 0);
     match make() {
         Err(Errno::EXIST) => {
             remove_all(folder.fd.as_fd(), name)?;

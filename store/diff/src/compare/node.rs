@@ -16,6 +16,9 @@ const FOLDER: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// Attributes by name.
+pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A name in an open folder, with what `stat` tells.
 #[derive(Clone, Copy)]
 pub(crate) struct Node<'a> {
@@ -75,7 +78,7 @@ impl Node<'_> {
 
     /// The attributes that a layer carries: `security.capability` and those of users, without
     /// overlayfs's own.
-    pub(crate) fn xattrs(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    pub(crate) fn xattrs(&self) -> Result<Xattrs, Errno> {
         if !matches!(self.kind(), FileType::RegularFile | FileType::Directory) {
             return Ok(Vec::new());
         }

@@ -165,10 +165,9 @@ impl<'a, W: Write> Recorder<'a, W> {
                 Some(slash) => (&parent[..slash], &parent[slash + 1..]),
                 None => (&b"."[..], parent),
             };
-            let folder =
-                crate::apply::open_below(self.root.as_fd(), above).map_err(&failed)?;
-            let stat = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(&failed)?;
+            let folder = crate::apply::open_below(self.root.as_fd(), above).map_err(&failed)?;
+            let stat =
+                rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
             self.changed(parent, &Node { folder: &folder, name, stat: &stat })?;
         }
         Ok(())

@@ -74,8 +74,7 @@ fn name<W: Write>(
     recorder: &mut Recorder<'_, W>,
 ) -> Result<(), CompareError> {
     let after = Node { folder: upper, name: after_name, stat: after_stat };
-    let before =
-        before.map(|(folder, (name, stat))| Node { folder, name, stat });
+    let before = before.map(|(folder, (name, stat))| Node { folder, name, stat });
     let is_unchanged = match &before {
         Some(before) => is_same(before, &after).map_err(CompareError::at("compare", path))?,
         None => false,

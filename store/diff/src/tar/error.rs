@@ -46,9 +46,9 @@ impl Coded for TarError {
             TarError::Truncated => Class::DataLoss,
             TarError::Read(error) => match error.kind() {
                 // What the decoders give for damaged data.
-                io::ErrorKind::InvalidData
-                | io::ErrorKind::InvalidInput
-                | io::ErrorKind::Other => Class::DataLoss,
+                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other => {
+                    Class::DataLoss
+                }
                 _ => error.class(),
             },
         }

@@ -108,8 +108,16 @@ mod tests {
     #[test]
     fn bad_records_are_refused() {
         for record in [
-            &b""[..], b"5 a=b\n", b"7 a=b\n", b"x a=b\n", b"6 a=b ", b"6 abc\n", b"6 =bc\n",
-            b"99999999999999999999 a=b\n", b"11 path=a\0b\n", b"8 a\0b=c\n",
+            &b""[..],
+            b"5 a=b\n",
+            b"7 a=b\n",
+            b"x a=b\n",
+            b"6 a=b ",
+            b"6 abc\n",
+            b"6 =bc\n",
+            b"99999999999999999999 a=b\n",
+            b"11 path=a\0b\n",
+            b"8 a\0b=c\n",
         ] {
             assert!(next_record(&mut &record[..]).is_err(), "{record:?}");
         }

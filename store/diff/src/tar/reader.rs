@@ -159,6 +159,11 @@ impl<R: BufRead> TarReader<R> {
         TarReader { input, remaining: 0, padding: 0, ended: false }
     }
 
+    /// The stream. What it buffers begins with [`TarReader::data`].
+    pub fn get_ref(&self) -> &R {
+        &self.input
+    }
+
     /// Gives back the stream.
     pub fn into_inner(self) -> R {
         self.input
@@ -217,7 +222,8 @@ impl<R: BufRead> TarReader<R> {
         if chunk.is_empty() {
             return Err(TarError::Truncated);
         }
-        let length = usize::try_from(self.remaining).map_or(chunk.len(), |left| left.min(chunk.len()));
+        let length =
+            usize::try_from(self.remaining).map_or(chunk.len(), |left| left.min(chunk.len()));
         Ok(&chunk[..length])
     }
 
@@ -268,7 +274,8 @@ impl<R: BufRead> TarReader<R> {
         };
         if matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice) {
             let (major, minor) = header.device()?;
-            let fits = |number| u32::try_from(number).map_err(|_| TarError::header("device number"));
+            let fits =
+                |number| u32::try_from(number).map_err(|_| TarError::header("device number"));
             (entry.major, entry.minor) = (fits(major)?, fits(minor)?);
         }
         entry.xattrs = std::mem::take(&mut overrides.xattrs);

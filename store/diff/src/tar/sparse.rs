@@ -22,8 +22,7 @@ pub(crate) fn push_gnu(map: &mut Vec<Segment>, bytes: &[u8]) -> Result<(), TarEr
         if pair[0] == 0 {
             break;
         }
-        let segment =
-            Segment { offset: unsigned(&pair[..12])?, length: unsigned(&pair[12..])? };
+        let segment = Segment { offset: unsigned(&pair[..12])?, length: unsigned(&pair[12..])? };
         push(map, segment)?;
     }
     Ok(())

@@ -152,9 +152,7 @@ fn pax_name(name: &[u8]) -> Vec<u8> {
     let name: Vec<u8> = name.iter().copied().filter(u8::is_ascii).collect();
     let trimmed = name.strip_suffix(b"/").unwrap_or(&name);
     match trimmed.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => {
-            [&trimmed[..slash], b"/PaxHeaders.0/", &trimmed[slash + 1..]].concat()
-        }
+        Some(slash) => [&trimmed[..slash], b"/PaxHeaders.0/", &trimmed[slash + 1..]].concat(),
         None => [b"PaxHeaders.0/", trimmed].concat(),
     }
 }

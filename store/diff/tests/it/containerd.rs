@@ -98,10 +98,8 @@ fn layout(layers: &[Vec<u8>]) -> Vec<u8> {
             data.len()
         )
     };
-    let descriptors: Vec<_> = layers
-        .iter()
-        .map(|layer| add("application/vnd.oci.image.layer.v1.tar", layer))
-        .collect();
+    let descriptors: Vec<_> =
+        layers.iter().map(|layer| add("application/vnd.oci.image.layer.v1.tar", layer)).collect();
     let diff_ids: Vec<_> =
         layers.iter().map(|layer| format!(r#""sha256:{}""#, hex(layer))).collect();
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
@@ -115,10 +113,8 @@ fn layout(layers: &[Vec<u8>]) -> Vec<u8> {
         descriptors.join(",")
     );
     let manifest = add("application/vnd.oci.image.manifest.v1+json", manifest.as_bytes());
-    let named = manifest.replace(
-        "}",
-        &format!(r#","annotations":{{"io.containerd.image.name":"{IMAGE}"}}}}"#),
-    );
+    let named = manifest
+        .replace("}", &format!(r#","annotations":{{"io.containerd.image.name":"{IMAGE}"}}}}"#));
     archive = archive
         .file("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)
         .file("index.json", &format!(r#"{{"schemaVersion":2,"manifests":[{named}]}}"#));

@@ -82,8 +82,7 @@ fn a_diff_applied_to_the_lower_tree_gives_the_upper() {
     // And GNU tar lists it without complaint.
     let temp = tree::temp();
     fs::write(temp.path().join("l.tar"), &layer).unwrap();
-    let output =
-        Command::new("tar").arg("-tvf").arg(temp.path().join("l.tar")).output().unwrap();
+    let output = Command::new("tar").arg("-tvf").arg(temp.path().join("l.tar")).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty());
 }
 
@@ -144,10 +143,7 @@ fn an_epoch_bounds_all_times() {
     let options = TreeOptions { source_date_epoch: Some(1_500_000_000) };
     let layer = write_diff(Vec::new(), None, upper.path(), options).unwrap();
     let mut reader = tar::Archive::new(&layer[..]);
-    let times: Vec<u64> = reader
-        .entries()
-        .unwrap()
-        .map(|entry| entry.unwrap().header().mtime().unwrap())
-        .collect();
+    let times: Vec<u64> =
+        reader.entries().unwrap().map(|entry| entry.unwrap().header().mtime().unwrap()).collect();
     assert_eq!(times, [1_500_000_000, 1_000_000_000]);
 }

@@ -87,9 +87,7 @@ fn links_lead_to_places_within_the_root() {
 fn a_file_replaces_a_link_and_is_not_written_through_it() {
     let world = World::new();
     let secret = format!("{}/secret", world.outside());
-    world
-        .apply(&Archive::default().symlink("link", &secret).file("link", "mine"))
-        .unwrap();
+    world.apply(&Archive::default().symlink("link", &secret).file("link", "mine")).unwrap();
     assert_eq!(world.content("link"), "mine");
     assert!(!fs::symlink_metadata(world.root().join("link")).unwrap().is_symlink());
 }
@@ -183,9 +181,11 @@ fn devices_are_replaced_and_not_written_to() {
     let world = World::new();
     world
         .apply(
-            &Archive::default().device("sink", 1, 3).file("sink", "text").file("x", "").device(
-                "x", 1, 3,
-            ),
+            &Archive::default()
+                .device("sink", 1, 3)
+                .file("sink", "text")
+                .file("x", "")
+                .device("x", 1, 3),
         )
         .unwrap();
     assert_eq!(world.content("sink"), "text");
@@ -244,9 +244,7 @@ fn a_hard_link_to_itself_changes_nothing() {
 fn trees_far_deeper_than_descriptors_can_be_removed() {
     let world = World::new();
     let deep = "d/".repeat(1500);
-    world
-        .apply(&Archive::default().folder(&deep).file("d/d/keep", "k").file("d", "flat"))
-        .unwrap();
+    world.apply(&Archive::default().folder(&deep).file("d/d/keep", "k").file("d", "flat")).unwrap();
     assert_eq!(world.content("d"), "flat");
     assert_eq!(fs::read_dir(world.root()).unwrap().count(), 1);
     assert!(Path::new(&world.root()).join("d").is_file());

@@ -66,8 +66,7 @@ fn gnu_archives_give_what_gnu_tar_makes_of_them() {
         return;
     }
     for format in ["gnu", "oldgnu"] {
-        let (source, ours, theirs, temp) =
-            (tree::temp(), tree::temp(), tree::temp(), tree::temp());
+        let (source, ours, theirs, temp) = (tree::temp(), tree::temp(), tree::temp(), tree::temp());
         rich(source.path());
         let archive = temp.path().join("a.tar");
         let format = format!("--format={format}");
@@ -111,8 +110,7 @@ fn all_compressions_give_the_same_tree_and_diff_id() {
         let into = tree::temp();
         let target = Target::folder(into.path());
         let cancel = AtomicBool::new(false);
-        let result =
-            apply_layer(&data[..], Compression::Detect, &target, &cancel).unwrap();
+        let result = apply_layer(&data[..], Compression::Detect, &target, &cancel).unwrap();
         assert_eq!(result.size, plain.len() as u64);
         results.push((result, read(into.path())));
     }
@@ -136,11 +134,8 @@ fn our_archives_are_read_by_gnu_tar_and_by_us() {
     let file = std::fs::File::create(&archive).unwrap();
     write_diff(file, None, source.path(), TreeOptions::default()).unwrap();
     extract(&archive, theirs.path());
-    apply_tar(
-        BufReader::new(std::fs::File::open(&archive).unwrap()),
-        &Target::folder(ours.path()),
-    )
-    .unwrap();
+    apply_tar(BufReader::new(std::fs::File::open(&archive).unwrap()), &Target::folder(ours.path()))
+        .unwrap();
     let mut expected = read(source.path());
     for node in expected.values_mut() {
         node.mtime.1 = 0;

@@ -2,6 +2,7 @@
 //! containerd.
 
 #![allow(clippy::unwrap_used, reason = "tests stop at the first failure")]
+#![allow(clippy::print_stdout, reason = "skipped tests say why")]
 
 mod archive;
 mod containerd;

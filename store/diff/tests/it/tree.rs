@@ -31,6 +31,14 @@ pub(crate) fn read(root: &Path) -> Tree {
     let mut tree = Tree::new();
     let mut inodes = BTreeMap::new();
     read_folder(root, Path::new(""), &mut tree, &mut inodes);
+    // An overlay counts hidden names of a lower file as links of it.
+    let mut names = BTreeMap::<_, usize>::new();
+    for first in tree.values().filter_map(|node| node.same_as.clone()) {
+        *names.entry(first).or_default() += 1;
+    }
+    for node in tree.values_mut() {
+        node.same_as.take_if(|first| names[first] == 1);
+    }
     tree
 }
 
@@ -187,8 +195,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// A value of `security.capability`: version 2, effective, `net_bind_service`.
-pub(crate) const CAPABILITY: &[u8] =
-    &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+pub(crate) const CAPABILITY: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// A tree with one of everything.
 pub(crate) fn rich(root: &Path) {

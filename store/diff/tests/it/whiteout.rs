@@ -59,9 +59,22 @@ fn upper() -> Archive {
 /// What must be there then.
 fn expected() -> Vec<&'static str> {
     vec![
-        "again", "again/new", "keep", "keep/file", "linked", "opaque", "opaque/new",
-        "opaque/replaced", "opaque/sub", "opaque/sub/new", "second-name", "tmp", "tmp/new",
-        "tmp/old", "way", "way/new",
+        "again",
+        "again/new",
+        "keep",
+        "keep/file",
+        "linked",
+        "opaque",
+        "opaque/new",
+        "opaque/replaced",
+        "opaque/sub",
+        "opaque/sub/new",
+        "second-name",
+        "tmp",
+        "tmp/new",
+        "tmp/old",
+        "way",
+        "way/new",
     ]
 }
 
