@@ -121,9 +121,9 @@ impl RuncProgram {
                 exit = &mut exit => break exit,
                 ready = reader.readable() => {
                     let Ok(mut ready) = ready else { break exit.await };
-                    match ready.try_io(|file| read_some(file.get_ref(), &mut output)) {
-                        Ok(Ok(0) | Err(_)) => break exit.await,
-                        Ok(Ok(_)) | Err(_) => {}
+                    let read = ready.try_io(|file| read_some(file.get_ref(), &mut output));
+                    if let Ok(Ok(0) | Err(_)) = read {
+                        break exit.await;
                     }
                 }
             }

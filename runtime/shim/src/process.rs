@@ -49,6 +49,8 @@ struct State {
     phase: Phase,
     pid: i32,
     io: Option<ProcessIo>,
+    /// The client has closed the input, maybe before there were streams.
+    stdin_closed: bool,
 }
 
 impl Process {
@@ -58,7 +60,12 @@ impl Process {
             id,
             endpoints,
             spec,
-            state: Mutex::new(State { phase: Phase::Created, pid: 0, io: None }),
+            state: Mutex::new(State {
+                phase: Phase::Created,
+                pid: 0,
+                io: None,
+                stdin_closed: false,
+            }),
             ended: watch::Sender::new(None),
             change: tokio::sync::Mutex::default(),
             starting: tokio::sync::Mutex::default(),
@@ -92,8 +99,22 @@ impl Process {
         lock(&self.state).pid = pid;
     }
 
-    pub(crate) fn set_io(&self, io: ProcessIo) {
-        lock(&self.state).io = Some(io);
+    pub(crate) fn set_io(&self, mut io: ProcessIo) {
+        let mut state = lock(&self.state);
+        if state.stdin_closed {
+            io.close_stdin();
+        }
+        state.io = Some(io);
+    }
+
+    /// Ends the input once its client has closed it as well. A client may say so while the process
+    /// is still being started: the fifo is open by then, and a short input is through.
+    pub(crate) fn close_stdin(&self) {
+        let mut state = lock(&self.state);
+        state.stdin_closed = true;
+        if let Some(io) = &mut state.io {
+            io.close_stdin();
+        }
     }
 
     pub(crate) fn take_io(&self) -> Option<ProcessIo> {

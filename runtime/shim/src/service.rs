@@ -281,7 +281,7 @@ impl Task for Service {
     async fn close_io(&self, _: &Context, request: CloseIoRequest) -> Result<(), Status> {
         let process = self.container(&request.id)?.process(&request.exec_id)?;
         // COMPAT: containerd closes the input whether `stdin` is set or not.
-        process.with_io(|io| io.close_stdin());
+        process.close_stdin();
         Ok(())
     }
 

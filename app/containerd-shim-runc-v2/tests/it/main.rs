@@ -3,6 +3,8 @@
 //! Every test has a world of its own on tmpfs and checks at its end that no process, mount, socket
 //! or state of the runtime is left.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod bootstrap;
 mod failures;
 mod life;

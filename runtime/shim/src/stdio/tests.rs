@@ -12,12 +12,15 @@ use super::*;
 struct Fixture {
     folder: tempfile::TempDir,
     reaper: Reaper,
+    /// The tests of this process each have a reaper, which must leave the others' children alone.
+    _hold: runtime_runc::Hold,
 }
 
 impl Fixture {
     fn new() -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
-        Fixture { folder, reaper: Reaper::install().unwrap() }
+        let reaper = Reaper::install().unwrap();
+        Fixture { folder, _hold: reaper.hold(), reaper }
     }
 
     fn fifo(&self, name: &str) -> String {
