@@ -59,7 +59,7 @@ struct Fields<'a>(&'a Info);
 impl Adaptor for Fields<'_> {
     fn field(&self, path: &[&str]) -> Option<String> {
         match path {
-            ["kind", ..] => Some(self.0.kind.name().to_owned()),
+            ["kind", ..] => Some(self.0.kind.name().to_lowercase()),
             ["name", ..] => Some(self.0.name.clone()),
             ["parent", ..] => Some(self.0.parent.clone()),
             ["labels", key @ ..] => map_field(&self.0.labels, key),
@@ -69,7 +69,7 @@ impl Adaptor for Fields<'_> {
 }
 
 impl Kind {
-    /// The name in filters and listings.
+    /// The name in listings; filters have it in lower case.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -57,14 +57,21 @@ impl Live {
     }
 
     /// Sets the number of bytes that were found.
-    pub(crate) fn set_offset_only(&self, offset: u64) {
+    pub(crate) fn found(&self, offset: u64) {
         lock(&self.0).status.offset = offset;
     }
 
-    /// Sets the number of bytes; the ingest was changed now.
-    pub(crate) fn set_offset(&self, offset: u64) {
+    /// Forgets all bytes; the ingest was changed now.
+    pub(crate) fn truncated(&self) {
         let mut state = lock(&self.0);
-        state.status.offset = offset;
+        state.status.offset = 0;
+        state.status.updated_at = SystemTime::now();
+    }
+
+    /// Counts bytes that were received now.
+    pub(crate) fn advance(&self, length: u64) {
+        let mut state = lock(&self.0);
+        state.status.offset += length;
         state.status.updated_at = SystemTime::now();
     }
 }

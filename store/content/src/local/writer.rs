@@ -174,7 +174,7 @@ impl Writer for LocalWriter {
             }
             _ => open.spill().write(data).await?,
         }
-        self.live.set_offset(self.live.status().offset + length);
+        self.live.advance(length);
         Ok(())
     }
 
@@ -217,7 +217,7 @@ impl Writer for LocalWriter {
             self.open = open;
             result?;
         }
-        self.live.set_offset(0);
+        self.live.truncated();
         Ok(())
     }
 
@@ -280,7 +280,7 @@ pub(super) fn resume(
         .map_err(|error| io_error("open", &path, &error))?;
     let mut hasher = Hasher::new(algorithm);
     let offset = hash_file(&file, &path, &mut hasher)?;
-    live.set_offset_only(offset);
+    live.found(offset);
     Ok(Pipeline::new(
         hasher,
         FileWork {

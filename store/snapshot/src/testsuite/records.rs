@@ -168,6 +168,9 @@ pub(super) async fn filters(test: &Test) {
     snapshots.view("look", "one", Labels::new()).await.unwrap();
     assert_eq!(test.names(&[]).await, ["look", "one", "top", "two"]);
     assert_eq!(test.names(&["name==one"]).await, ["one"]);
+    assert_eq!(test.names(&["kind==committed"]).await, ["one", "two"]);
+    assert_eq!(test.names(&["kind==active"]).await, ["top"]);
+    assert_eq!(test.names(&["kind==view"]).await, ["look"]);
     assert_eq!(test.names(&["parent==one"]).await, ["look", "two"]);
     assert_eq!(test.names(&["labels.\"containerd.io/snapshot/x\"==y"]).await, ["top"]);
     assert_eq!(test.names(&["name==one", "name==top"]).await, ["one", "top"]);
