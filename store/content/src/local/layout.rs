@@ -114,14 +114,10 @@ impl IngestPaths {
         write().map_err(|error| io_error("write", &path, &error))
     }
 
-    /// Removes the ingest; one that is not there is no error.
+    /// Removes the ingest, also while its writer is putting the last files into it; one that is not
+    /// there is no error.
     pub(crate) fn remove(&self) -> Result<(), base_fs::Error> {
-        match fs::remove_dir_all(&self.folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(io_error("remove", &self.folder, &error))
-            }
-            _ => Ok(()),
-        }
+        base_fs::remove_all(&self.folder)
     }
 
     /// Reads the state from the files. `None`: there is no ingest here.

@@ -55,8 +55,28 @@ impl FileWork {
                 .open(&path)
                 .map_err(|error| io_error("create", &path, &error))?;
             self.file = Some(Arc::new(file));
+            if self.live.aborted() {
+                // Aborted while the files were made: nobody else removes them.
+                self.file = None;
+                self.paths.remove()?;
+                return Err(ContentError::Aborted(status.reference).into());
+            }
         }
         self.file.as_ref().ok_or_else(|| ContentError::Closed("write").into())
+    }
+}
+
+impl FileWork {
+    /// Makes what was received durable, for a writer that continues here.
+    fn keep(&mut self) -> Result<(), Error> {
+        let updated_at = self.live.status().updated_at;
+        let file = self.open()?;
+        // DURABILITY: a later writer continues where this one stopped.
+        file.sync_data().map_err(|error| io_error("sync", &self.paths.data(), &error))?;
+        if fs::exists(&self.paths.folder).unwrap_or(false) {
+            self.paths.write_updated(updated_at)?;
+        }
+        Ok(())
     }
 }
 
@@ -125,17 +145,13 @@ impl Pipeline {
     pub(crate) fn leave(&self) -> Result<(), Error> {
         self.file.drain();
         self.file.reset(|work| {
+            let kept = if work.live.aborted() { Ok(()) } else { work.keep() };
+            // Asked again: an abort during the work above found nothing, or not all, to remove.
             if work.live.aborted() {
                 work.file = None;
                 return work.paths.remove().map_err(Error::from);
             }
-            let file = work.open()?;
-            // DURABILITY: a later writer continues where this one stopped.
-            file.sync_data().map_err(|error| io_error("sync", &work.paths.data(), &error))?;
-            if fs::exists(&work.paths.folder).unwrap_or(false) {
-                work.paths.write_updated(work.live.status().updated_at)?;
-            }
-            Ok(())
+            kept
         })
     }
 }

@@ -282,3 +282,25 @@ fn a_full_disk_is_told_and_survived() {
         });
     });
 }
+
+#[tokio::test]
+async fn an_abort_right_after_a_drop_leaves_nothing() {
+    let folder = folder();
+    let store = local(&folder);
+    for round in 0..200 {
+        let size = if round % 2 == 0 { 10 } else { 70_000 };
+        let mut writer = store.writer(options("raced", 0)).await.unwrap();
+        writer.write(bytes(round, size)).await.unwrap();
+        drop(writer);
+        // The dropped writer is just now making or completing its files.
+        for _ in 0..round % 7 {
+            tokio::task::yield_now().await;
+        }
+        store.abort("raced").await.unwrap();
+        assert!(store.list_statuses(&[]).await.unwrap().is_empty(), "round {round}");
+        let writer = store.writer(options("raced", 0)).await.unwrap();
+        assert_eq!(writer.status().await.unwrap().offset, 0, "round {round}");
+        drop(writer);
+        store.abort("raced").await.unwrap();
+    }
+}
