@@ -70,17 +70,15 @@ impl IngestPaths {
     ///
     /// `data` is made last by the caller: a folder without it is no ingest for anybody.
     pub(crate) fn create(&self, status: &IngestStatus) -> Result<(), base_fs::Error> {
-        if let Err(error) = fs::create_dir(&self.folder) {
-            match error.kind() {
-                std::io::ErrorKind::AlreadyExists => {
-                    self.remove()?;
-                    fs::create_dir(&self.folder)
-                        .map_err(|error| io_error("mkdir", &self.folder, &error))?;
-                }
-                std::io::ErrorKind::NotFound => fs::create_dir_all(&self.folder)
-                    .map_err(|error| io_error("mkdir", &self.folder, &error))?,
-                _ => return Err(io_error("mkdir", &self.folder, &error)),
+        let make = || {
+            fs::create_dir(&self.folder).map_err(|error| io_error("mkdir", &self.folder, &error))
+        };
+        if let Err(error) = make() {
+            if error.errno() != Some(rustix::io::Errno::EXIST) {
+                return Err(error);
             }
+            self.remove()?;
+            make()?;
         }
         let write = |name: &str, text: &str, sync: bool| {
             let path = self.folder.join(name);

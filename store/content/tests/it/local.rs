@@ -12,7 +12,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use store_content::testsuite::{self, Abilities, bytes, digest, put, read};
 use store_content::{Hasher, LocalStore, Store, WriteOptions};
 
-use super::{folder, local};
+use super::{folder, local, temporary};
 
 fn options(reference: &str, total: u64) -> WriteOptions {
     WriteOptions { reference: reference.to_owned(), total, expected: None }
@@ -32,63 +32,69 @@ fn ingest(root: &Path, reference: &str) -> PathBuf {
     root.join("content/ingest").join(name.hex())
 }
 
-#[tokio::test]
-async fn contract() {
-    let folders = Mutex::new(Vec::new());
-    let make = || -> std::pin::Pin<Box<dyn Future<Output = _> + Send>> {
+#[test]
+fn contract() {
+    super::run(async {
+        let folders = Mutex::new(Vec::new());
+        let make = || -> std::pin::Pin<Box<dyn Future<Output = _> + Send>> {
+            let folder = folder();
+            let store = local(&folder);
+            folders.lock().unwrap().push(folder);
+            Box::pin(async move { store })
+        };
+        testsuite::run(&make, Abilities { labels: false, running_digest: true }).await;
+    });
+}
+
+#[test]
+fn layout_is_containerds() {
+    super::run(async {
         let folder = folder();
         let store = local(&folder);
-        folders.lock().unwrap().push(folder);
-        Box::pin(async move { store })
-    };
-    testsuite::run(&make, Abilities { labels: false, running_digest: true }).await;
+        for size in [100, 200_000] {
+            let data = bytes(1, size);
+            let blob = put(&*store, "ref", &data, Labels::new()).await;
+            let path = folder.path().join("content/blobs/sha256").join(blob.hex());
+            assert_eq!(fs::read(&path).unwrap(), data);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o444);
+            let parent = path.parent().unwrap();
+            assert_eq!(fs::metadata(parent).unwrap().permissions().mode() & 0o7777, 0o755);
+        }
+        assert!(names(&folder.path().join("content/ingest")).is_empty());
+        assert_eq!(names(&folder.path().join("content")), ["blobs", "ingest"]);
+
+        for size in [100, 200_000] {
+            let reference = format!("default/1/ref {size}");
+            let mut writer = store.writer(options(&reference, 300_000)).await.unwrap();
+            writer.write(bytes(2, size)).await.unwrap();
+            drop(writer);
+            // Opening waits until the files are there.
+            let started = store.writer(options(&reference, 0)).await.unwrap();
+            let started = started.status().await.unwrap().started_at;
+            let ingest = ingest(folder.path(), &reference);
+            assert_eq!(names(&ingest), ["data", "ref", "startedat", "total", "updatedat"]);
+            assert_eq!(fs::read_to_string(ingest.join("ref")).unwrap(), reference);
+            assert_eq!(fs::read_to_string(ingest.join("total")).unwrap(), "300000");
+            assert_eq!(fs::read(ingest.join("data")).unwrap(), bytes(2, size));
+            let text = fs::read_to_string(ingest.join("startedat")).unwrap();
+            assert_eq!(timestamp::parse(&text).unwrap(), started);
+            assert!(text.ends_with('Z'), "{text}");
+        }
+    });
 }
 
-#[tokio::test]
-async fn layout_is_containerds() {
-    let folder = folder();
-    let store = local(&folder);
-    for size in [100, 200_000] {
-        let data = bytes(1, size);
-        let blob = put(&*store, "ref", &data, Labels::new()).await;
-        let path = folder.path().join("content/blobs/sha256").join(blob.hex());
-        assert_eq!(fs::read(&path).unwrap(), data);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o444);
-        let parent = path.parent().unwrap();
-        assert_eq!(fs::metadata(parent).unwrap().permissions().mode() & 0o7777, 0o755);
-    }
-    assert!(names(&folder.path().join("content/ingest")).is_empty());
-    assert_eq!(names(&folder.path().join("content")), ["blobs", "ingest"]);
-
-    for size in [100, 200_000] {
-        let reference = format!("default/1/ref {size}");
-        let mut writer = store.writer(options(&reference, 300_000)).await.unwrap();
-        writer.write(bytes(2, size)).await.unwrap();
-        drop(writer);
-        // Opening waits until the files are there.
-        let started = store.writer(options(&reference, 0)).await.unwrap();
-        let started = started.status().await.unwrap().started_at;
-        let ingest = ingest(folder.path(), &reference);
-        assert_eq!(names(&ingest), ["data", "ref", "startedat", "total", "updatedat"]);
-        assert_eq!(fs::read_to_string(ingest.join("ref")).unwrap(), reference);
-        assert_eq!(fs::read_to_string(ingest.join("total")).unwrap(), "300000");
-        assert_eq!(fs::read(ingest.join("data")).unwrap(), bytes(2, size));
-        let text = fs::read_to_string(ingest.join("startedat")).unwrap();
-        assert_eq!(timestamp::parse(&text).unwrap(), started);
-        assert!(text.ends_with('Z'), "{text}");
-    }
-}
-
-#[tokio::test]
-async fn a_small_blob_has_no_ingest_files() {
-    let folder = folder();
-    let store = local(&folder);
-    let mut writer = store.writer(options("small", 0)).await.unwrap();
-    writer.write(bytes(3, 4096)).await.unwrap();
-    assert!(names(&folder.path().join("content/ingest")).is_empty());
-    assert_eq!(store.status("small").await.unwrap().offset, 4096, "but it has a state");
-    writer.commit(4096, None, Labels::new()).await.unwrap();
-    assert!(names(&folder.path().join("content/ingest")).is_empty());
+#[test]
+fn a_small_blob_has_no_ingest_files() {
+    super::run(async {
+        let folder = folder();
+        let store = local(&folder);
+        let mut writer = store.writer(options("small", 0)).await.unwrap();
+        writer.write(bytes(3, 4096)).await.unwrap();
+        assert!(names(&folder.path().join("content/ingest")).is_empty());
+        assert_eq!(store.status("small").await.unwrap().offset, 4096, "but it has a state");
+        writer.commit(4096, None, Labels::new()).await.unwrap();
+        assert!(names(&folder.path().join("content/ingest")).is_empty());
+    });
 }
 
 /// What containerd leaves when it is stopped in the middle.
@@ -103,120 +109,132 @@ fn containerds_ingest(root: &Path, reference: &str, data: &[u8]) -> PathBuf {
     ingest
 }
 
-#[tokio::test]
-async fn an_ingest_of_containerd_is_resumed() {
-    let folder = folder();
-    let store = local(&folder);
-    let data = bytes(4, 3000);
-    containerds_ingest(folder.path(), "default/1/x", &data[..1000]);
-    let status = store.status("default/1/x").await.unwrap();
-    assert_eq!((status.offset, status.total), (1000, 3000));
-    assert_eq!(status.started_at, timestamp::parse("2024-05-06T07:08:09.123456789Z").unwrap());
-    assert_eq!(store.list_statuses(&[]).await.unwrap(), [status]);
-    let mut writer = store.writer(options("default/1/x", 3000)).await.unwrap();
-    assert_eq!(writer.digest().unwrap(), digest(&data[..1000]), "hashed again");
-    writer.write(data.slice(1000..)).await.unwrap();
-    let blob = writer.commit(3000, Some(&digest(&data)), Labels::new()).await.unwrap();
-    assert_eq!(read(&*store, &blob).await, data);
-}
-
-#[tokio::test]
-async fn unreadable_ingests_are_made_anew() {
-    type Damage = fn(&Path);
-    let damages: [(&str, Damage); 5] = [
-        ("empty time", |ingest| fs::write(ingest.join("startedat"), "").unwrap()),
-        ("no time", |ingest| fs::remove_file(ingest.join("updatedat")).unwrap()),
-        ("no data", |ingest| fs::remove_file(ingest.join("data")).unwrap()),
-        ("other ref", |ingest| fs::write(ingest.join("ref"), "foreign").unwrap()),
-        ("data is a folder", |ingest| {
-            fs::remove_file(ingest.join("data")).unwrap();
-            fs::create_dir(ingest.join("data")).unwrap();
-        }),
-    ];
-    for (name, damage) in damages {
+#[test]
+fn an_ingest_of_containerd_is_resumed() {
+    super::run(async {
         let folder = folder();
         let store = local(&folder);
-        damage(&containerds_ingest(folder.path(), "bad", b"old bytes"));
-        containerds_ingest(folder.path(), "good", b"xy");
-        let good = store.list_statuses(&["ref==good".to_owned()]).await.unwrap();
-        assert_eq!(good.len(), 1, "{name}: one bad ingest does not hide the others");
-        for size in [10, 100_000] {
-            let data = bytes(5, size);
-            let mut writer = store.writer(options("bad", 0)).await.unwrap();
-            assert_eq!(writer.status().await.unwrap().offset, 0, "{name}");
-            writer.write(data.clone()).await.unwrap();
-            let blob = writer.commit(0, Some(&digest(&data)), Labels::new()).await.unwrap();
-            assert_eq!(read(&*store, &blob).await, data, "{name}");
+        let data = bytes(4, 3000);
+        containerds_ingest(folder.path(), "default/1/x", &data[..1000]);
+        let status = store.status("default/1/x").await.unwrap();
+        assert_eq!((status.offset, status.total), (1000, 3000));
+        assert_eq!(status.started_at, timestamp::parse("2024-05-06T07:08:09.123456789Z").unwrap());
+        assert_eq!(store.list_statuses(&[]).await.unwrap(), [status]);
+        let mut writer = store.writer(options("default/1/x", 3000)).await.unwrap();
+        assert_eq!(writer.digest().unwrap(), digest(&data[..1000]), "hashed again");
+        writer.write(data.slice(1000..)).await.unwrap();
+        let blob = writer.commit(3000, Some(&digest(&data)), Labels::new()).await.unwrap();
+        assert_eq!(read(&*store, &blob).await, data);
+    });
+}
+
+#[test]
+fn unreadable_ingests_are_made_anew() {
+    super::run(async {
+        type Damage = fn(&Path);
+        let damages: [(&str, Damage); 5] = [
+            ("empty time", |ingest| fs::write(ingest.join("startedat"), "").unwrap()),
+            ("no time", |ingest| fs::remove_file(ingest.join("updatedat")).unwrap()),
+            ("no data", |ingest| fs::remove_file(ingest.join("data")).unwrap()),
+            ("other ref", |ingest| fs::write(ingest.join("ref"), "foreign").unwrap()),
+            ("data is a folder", |ingest| {
+                fs::remove_file(ingest.join("data")).unwrap();
+                fs::create_dir(ingest.join("data")).unwrap();
+            }),
+        ];
+        for (name, damage) in damages {
+            let folder = folder();
+            let store = local(&folder);
+            damage(&containerds_ingest(folder.path(), "bad", b"old bytes"));
+            containerds_ingest(folder.path(), "good", b"xy");
+            let good = store.list_statuses(&["ref==good".to_owned()]).await.unwrap();
+            assert_eq!(good.len(), 1, "{name}: one bad ingest does not hide the others");
+            for size in [10, 100_000] {
+                let data = bytes(5, size);
+                let mut writer = store.writer(options("bad", 0)).await.unwrap();
+                assert_eq!(writer.status().await.unwrap().offset, 0, "{name}");
+                writer.write(data.clone()).await.unwrap();
+                let blob = writer.commit(0, Some(&digest(&data)), Labels::new()).await.unwrap();
+                assert_eq!(read(&*store, &blob).await, data, "{name}");
+            }
         }
-    }
+    });
 }
 
-#[tokio::test]
-async fn an_aborted_writer_cannot_commit() {
-    for size in [10, 200_000] {
+#[test]
+fn an_aborted_writer_cannot_commit() {
+    super::run(async {
+        for size in [10, 200_000] {
+            let folder = folder();
+            let store = local(&folder);
+            let mut writer = store.writer(options("gone", 0)).await.unwrap();
+            writer.write(bytes(6, size)).await.unwrap();
+            store.abort("gone").await.unwrap();
+            assert_eq!(store.status("gone").await.unwrap_err().class(), Class::NotFound);
+            assert!(writer.commit(0, None, Labels::new()).await.is_err());
+            drop(writer);
+            let writer = store.writer(options("gone", 0)).await.unwrap();
+            assert_eq!(writer.status().await.unwrap().offset, 0);
+            assert!(store.list(&[]).await.unwrap().is_empty());
+        }
+    });
+}
+
+#[test]
+fn a_second_store_sees_what_is_there() {
+    super::run(async {
         let folder = folder();
         let store = local(&folder);
-        let mut writer = store.writer(options("gone", 0)).await.unwrap();
-        writer.write(bytes(6, size)).await.unwrap();
-        store.abort("gone").await.unwrap();
-        assert_eq!(store.status("gone").await.unwrap_err().class(), Class::NotFound);
-        assert!(writer.commit(0, None, Labels::new()).await.is_err());
+        let blob = put(&*store, "a", &bytes(7, 10), Labels::new()).await;
+        let mut writer = store.writer(options("open", 0)).await.unwrap();
+        writer.write(bytes(8, 100_000)).await.unwrap();
         drop(writer);
-        let writer = store.writer(options("gone", 0)).await.unwrap();
-        assert_eq!(writer.status().await.unwrap().offset, 0);
-        assert!(store.list(&[]).await.unwrap().is_empty());
-    }
+        drop(store.writer(options("open", 0)).await.unwrap());
+        drop(store);
+        let store = local(&folder);
+        assert_eq!(store.info(&blob).await.unwrap().size, 10);
+        assert_eq!(store.status("open").await.unwrap().offset, 100_000);
+        // What is no digest does not matter.
+        fs::write(folder.path().join("content/blobs/sha256/README"), "x").unwrap();
+        fs::create_dir(folder.path().join("content/blobs/md5")).unwrap();
+        assert_eq!(store.list(&[]).await.unwrap().len(), 1);
+    });
 }
 
-#[tokio::test]
-async fn a_second_store_sees_what_is_there() {
-    let folder = folder();
-    let store = local(&folder);
-    let blob = put(&*store, "a", &bytes(7, 10), Labels::new()).await;
-    let mut writer = store.writer(options("open", 0)).await.unwrap();
-    writer.write(bytes(8, 100_000)).await.unwrap();
-    drop(writer);
-    drop(store.writer(options("open", 0)).await.unwrap());
-    drop(store);
-    let store = local(&folder);
-    assert_eq!(store.info(&blob).await.unwrap().size, 10);
-    assert_eq!(store.status("open").await.unwrap().offset, 100_000);
-    // What is no digest does not matter.
-    fs::write(folder.path().join("content/blobs/sha256/README"), "x").unwrap();
-    fs::create_dir(folder.path().join("content/blobs/md5")).unwrap();
-    assert_eq!(store.list(&[]).await.unwrap().len(), 1);
+#[test]
+fn labels_are_not_for_this_store() {
+    super::run(async {
+        let folder = folder();
+        let store = local(&folder);
+        let blob = put(&*store, "a", &bytes(9, 10), Labels::new()).await;
+        let info = store.info(&blob).await.unwrap();
+        let error = store.update(&info, &[]).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "update not supported on immutable content store: failed precondition"
+        );
+    });
 }
 
-#[tokio::test]
-async fn labels_are_not_for_this_store() {
-    let folder = folder();
-    let store = local(&folder);
-    let blob = put(&*store, "a", &bytes(9, 10), Labels::new()).await;
-    let info = store.info(&blob).await.unwrap();
-    let error = store.update(&info, &[]).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "update not supported on immutable content store: failed precondition"
-    );
-}
-
-#[tokio::test]
-async fn time_of_the_commit() {
-    let folder = folder();
-    let store = local(&folder);
-    for size in [10, 100_000] {
-        let mut writer = store.writer(options("time", 0)).await.unwrap();
-        writer.write(bytes(size, usize::try_from(size).unwrap())).await.unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
-        let before = SystemTime::now() - std::time::Duration::from_millis(20);
-        let blob = writer.commit(0, None, Labels::new()).await.unwrap();
-        assert!(store.info(&blob).await.unwrap().created_at >= before);
-    }
+#[test]
+fn time_of_the_commit() {
+    super::run(async {
+        let folder = folder();
+        let store = local(&folder);
+        for size in [10, 100_000] {
+            let mut writer = store.writer(options("time", 0)).await.unwrap();
+            writer.write(bytes(size, usize::try_from(size).unwrap())).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+            let before = SystemTime::now() - std::time::Duration::from_millis(20);
+            let blob = writer.commit(0, None, Labels::new()).await.unwrap();
+            assert!(store.info(&blob).await.unwrap().created_at >= before);
+        }
+    });
 }
 
 /// Runs `test` in a mount namespace of its own, on a file system of `size` bytes.
 pub(super) fn on_small_disk(size: &str, test: impl FnOnce(PathBuf) + Send + 'static) {
-    let folder = folder();
+    let folder = temporary();
     let path = folder.path().to_owned();
     let data = std::ffi::CString::new(format!("size={size}")).unwrap();
     std::thread::spawn(move || {
@@ -283,24 +301,26 @@ fn a_full_disk_is_told_and_survived() {
     });
 }
 
-#[tokio::test]
-async fn an_abort_right_after_a_drop_leaves_nothing() {
-    let folder = folder();
-    let store = local(&folder);
-    for round in 0..200 {
-        let size = if round % 2 == 0 { 10 } else { 70_000 };
-        let mut writer = store.writer(options("raced", 0)).await.unwrap();
-        writer.write(bytes(round, size)).await.unwrap();
-        drop(writer);
-        // The dropped writer is just now making or completing its files.
-        for _ in 0..round % 7 {
-            tokio::task::yield_now().await;
+#[test]
+fn an_abort_right_after_a_drop_leaves_nothing() {
+    super::run(async {
+        let folder = folder();
+        let store = local(&folder);
+        for round in 0..200 {
+            let size = if round % 2 == 0 { 10 } else { 70_000 };
+            let mut writer = store.writer(options("raced", 0)).await.unwrap();
+            writer.write(bytes(round, size)).await.unwrap();
+            drop(writer);
+            // The dropped writer is just now making or completing its files.
+            for _ in 0..round % 7 {
+                tokio::task::yield_now().await;
+            }
+            store.abort("raced").await.unwrap();
+            assert!(store.list_statuses(&[]).await.unwrap().is_empty(), "round {round}");
+            let writer = store.writer(options("raced", 0)).await.unwrap();
+            assert_eq!(writer.status().await.unwrap().offset, 0, "round {round}");
+            drop(writer);
+            store.abort("raced").await.unwrap();
         }
-        store.abort("raced").await.unwrap();
-        assert!(store.list_statuses(&[]).await.unwrap().is_empty(), "round {round}");
-        let writer = store.writer(options("raced", 0)).await.unwrap();
-        assert_eq!(writer.status().await.unwrap().offset, 0, "round {round}");
-        drop(writer);
-        store.abort("raced").await.unwrap();
-    }
+    });
 }

@@ -20,11 +20,10 @@ use store_content::{
     WriteOptions, Writer,
 };
 use store_metadata::{Metadata, Options, Scope};
-use tempfile::TempDir;
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{folder, local};
+use super::{Folder, folder, local};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -238,7 +237,7 @@ impl Content for Service {
 }
 
 /// A server in a task of the test's runtime, and a proxy to it.
-async fn proxy() -> (TempDir, ProxyStore) {
+async fn proxy() -> (Folder, ProxyStore) {
     let folder = folder();
     let metadata = Metadata::open(folder.path().join("meta.db"), Options::default()).unwrap();
     let content = NamespacedContent::new(metadata, local(&folder), SharingPolicy::Shared);
@@ -263,43 +262,49 @@ async fn proxy() -> (TempDir, ProxyStore) {
     (folder, ProxyStore::new(channel, &scope).unwrap())
 }
 
-#[tokio::test]
-async fn contract() {
-    // The folders have to outlive their stores.
-    let folders = Arc::new(Mutex::new(Vec::new()));
-    let make = || -> Pin<Box<dyn Future<Output = Arc<dyn Store>> + Send>> {
-        let folders = Arc::clone(&folders);
-        Box::pin(async move {
-            let (folder, store) = proxy().await;
-            folders.lock().unwrap().push(folder);
-            Arc::new(store) as Arc<dyn Store>
-        })
-    };
-    testsuite::run(&make, Abilities { labels: true, running_digest: false }).await;
+#[test]
+fn contract() {
+    super::run(async {
+        // The folders have to outlive their stores.
+        let folders = Arc::new(Mutex::new(Vec::new()));
+        let make = || -> Pin<Box<dyn Future<Output = Arc<dyn Store>> + Send>> {
+            let folders = Arc::clone(&folders);
+            Box::pin(async move {
+                let (folder, store) = proxy().await;
+                folders.lock().unwrap().push(folder);
+                Arc::new(store) as Arc<dyn Store>
+            })
+        };
+        testsuite::run(&make, Abilities { labels: true, running_digest: false }).await;
+    });
 }
 
-#[tokio::test]
-async fn a_peer_that_goes_away_is_an_error() {
-    let folder = folder();
-    let socket = folder.path().join("sock");
-    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
-    let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap();
-    let channel = endpoint.connect_lazy();
-    drop(listener);
-    let scope = Scope::new(Namespace::new("testing").unwrap());
-    let store = ProxyStore::new(channel, &scope).unwrap();
-    assert!(store.list(&[]).await.is_err());
-    let options = WriteOptions { reference: "x".to_owned(), ..WriteOptions::default() };
-    assert!(store.writer(options).await.is_err());
+#[test]
+fn a_peer_that_goes_away_is_an_error() {
+    super::run(async {
+        let folder = folder();
+        let socket = folder.path().join("sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap();
+        let channel = endpoint.connect_lazy();
+        drop(listener);
+        let scope = Scope::new(Namespace::new("testing").unwrap());
+        let store = ProxyStore::new(channel, &scope).unwrap();
+        assert!(store.list(&[]).await.is_err());
+        let options = WriteOptions { reference: "x".to_owned(), ..WriteOptions::default() };
+        assert!(store.writer(options).await.is_err());
+    });
 }
 
-#[tokio::test]
-async fn documents_are_read_whole() {
-    let (_folder, store) = proxy().await;
-    let data = bytes(60, 300_000);
-    let blob = put(&store, "document", &data, Labels::new()).await;
-    assert_eq!(store_content::read_all(&store, &blob).await.unwrap(), data);
-    let large = put(&store, "large", &bytes(61, (8 << 20) + 1), Labels::new()).await;
-    let error = store_content::read_all(&store, &large).await.unwrap_err();
-    assert_eq!(error.class(), base_errors::Class::ResourceExhausted);
+#[test]
+fn documents_are_read_whole() {
+    super::run(async {
+        let (_folder, store) = proxy().await;
+        let data = bytes(60, 300_000);
+        let blob = put(&store, "document", &data, Labels::new()).await;
+        assert_eq!(store_content::read_all(&store, &blob).await.unwrap(), data);
+        let large = put(&store, "large", &bytes(61, (8 << 20) + 1), Labels::new()).await;
+        let error = store_content::read_all(&store, &large).await.unwrap_err();
+        assert_eq!(error.class(), base_errors::Class::ResourceExhausted);
+    });
 }
