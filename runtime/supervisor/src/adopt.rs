@@ -21,7 +21,7 @@ use crate::bundle::Bundle;
 use crate::connection::{CallError, Connection};
 use crate::resolve::{RUNC, shim_program};
 use crate::slots::{Claim, Slot};
-use crate::supervisor::{Inner, Runtime, Supervisor, blocking, watch as watcher};
+use crate::supervisor::{Inner, Runtime, Supervisor, blocking};
 use crate::task::{Exit, Task};
 
 /// How many shims are looked for at once. Waiting for a socket costs nothing; a dead shim costs a
@@ -147,7 +147,7 @@ impl Inner {
             Contact::Silent(error) => {
                 tracing::error!(task = %bundle.object(), %error, "shim cannot be reached");
                 let found = Found { bundle, claim, settled };
-                watcher(this, |weak| async move {
+                this.watch_forever(|weak| async move {
                     sleep(RETRY_PAUSE).await;
                     if let Some(inner) = weak.upgrade() {
                         let again = Inner::adopt(&inner, found, false);
@@ -230,6 +230,12 @@ impl Inner {
                 status: state.exit_status,
                 exited_at: state.exited_at,
             });
+        }
+        if !shared {
+            match self.copy_log(bundle) {
+                Ok(log) => task.add_helper(log),
+                Err(error) => tracing::warn!(task = %bundle.object(), %error, "shim log"),
+            }
         }
         let task = Arc::new(task);
         claim.give(Arc::clone(&task));

@@ -12,15 +12,15 @@ use base_ident::{Namespace, validate_identifier};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::sleep;
 
+use crate::TaskError;
 use crate::bootstrap::Bootstrap;
 use crate::bundle::Bundle;
 use crate::connection::{CallError, Connection};
 use crate::operation::OperationGuard;
 use crate::resolve::shim_program;
 use crate::slots::Slot;
-use crate::supervisor::{Inner, Runtime, Supervisor, blocking};
+use crate::supervisor::{Helper, Inner, Runtime, Supervisor, blocking};
 use crate::task::Task;
-use crate::{TaskError, shim_log};
 
 /// The most creates that wait for a place; each holds a request in memory.
 const MAX_WAITING: usize = 4096;
@@ -67,6 +67,7 @@ struct Launched {
     bootstrap: Bootstrap,
     program: PathBuf,
     shared: bool,
+    log: Option<Helper>,
 }
 
 impl Supervisor {
@@ -211,9 +212,12 @@ impl Inner {
                         tracing::warn!(task = %bundle.object(), %error, "bootstrap.json");
                     }
                 }
-                let Launched { connection, program, shared, .. } = launched;
+                let Launched { connection, program, shared, log, .. } = launched;
                 let options = request.runtime.options.clone();
                 let task = Task::new(bundle, connection, program, options, shared, created.pid);
+                if let Some(log) = log {
+                    task.add_helper(log);
+                }
                 Ok(Arc::new(task))
             }
             Err(error) => {
@@ -248,16 +252,16 @@ impl Inner {
             bundle.write_sandbox(&request.sandbox_id)?;
             bundle.write_bootstrap(&bootstrap, &program)?;
             let connection = Connection::open(&bootstrap, &bundle.namespace, limit).await?;
-            return Ok(Launched { connection, bootstrap, program, shared: true });
+            return Ok(Launched { connection, bootstrap, program, shared: true, log: None });
         }
-        // A shim opens its log as the first thing it does, and needs a reader.
-        let _log = shim_log::open(&bundle.log())?;
+        // A shim opens its log before it serves, and waits until somebody reads it.
+        let log = self.copy_log(bundle)?;
         let options = request.runtime.options.as_ref();
         let bootstrap =
             self.programs.start(&program, bundle, options).await.context("start failed")?;
         let connection = Connection::open(&bootstrap, &bundle.namespace, limit).await?;
         bundle.write_bootstrap(&bootstrap, &program)?;
-        Ok(Launched { connection, bootstrap, program, shared: false })
+        Ok(Launched { connection, bootstrap, program, shared: false, log: Some(log) })
     }
 
     /// The task service that the request names, or the one of its sandbox if that can be shared.

@@ -43,7 +43,6 @@ impl Supervisor {
 impl Inner {
     /// Watches a task until it is removed: its init process, and its shim.
     pub(crate) fn watch_task(this: &Arc<Inner>, task: &Arc<Task>) {
-        this.copy_log(task);
         let (ours, shim) = (Arc::clone(task), Arc::clone(task));
         // The wait is asked for before anybody can ask for the start: no exit is missed.
         let waiting = watch(this, |weak| async move {

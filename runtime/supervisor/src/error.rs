@@ -167,10 +167,8 @@ pub enum ShimError {
         source: std::io::Error,
     },
     /// The program ran and failed.
-    #[error("{command} failed: {output}: {status}")]
+    #[error("{output}: {status}")]
     Failed {
-        /// `start` or `delete`.
-        command: &'static str,
         /// What it wrote.
         output: String,
         /// How it ended: `exit status 1`.

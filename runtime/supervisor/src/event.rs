@@ -5,7 +5,7 @@ use api_shim::events::{TaskDelete, TaskExit};
 use api_shim::ttrpc_events::ForwardRequest;
 use api_shim::typeurl;
 use base_ident::Namespace;
-use runtime_event::EventError;
+use runtime_event::{EventError, Topic};
 
 use crate::slots::Slot;
 use crate::supervisor::Supervisor;
@@ -21,6 +21,7 @@ impl Supervisor {
     pub fn forward(&self, request: &ForwardRequest) -> base_errors::Result<()> {
         let envelope = request.envelope.clone().unwrap_or_default();
         let namespace = Namespace::new(&envelope.namespace).map_err(EventError::Namespace)?;
+        Topic::new(&envelope.topic)?;
         let event = envelope.event.unwrap_or_default();
         if !self.note(&namespace, &event) {
             tracing::debug!(topic = envelope.topic, "late event of a shim is dropped");

@@ -67,7 +67,7 @@ impl Programs {
             let output_text = [&*output.stdout, &*output.stderr].concat();
             let text = String::from_utf8_lossy(output_text.trim_ascii()).into_owned();
             let status = status_text(output.status);
-            return Err(ShimError::Failed { command: "start", output: text, status });
+            return Err(ShimError::Failed { output: text, status });
         }
         Bootstrap::parse(&output.stdout)
     }
@@ -88,7 +88,7 @@ impl Programs {
         let warnings = String::from_utf8_lossy(output.stderr.trim_ascii()).into_owned();
         if !output.status.success() {
             let status = status_text(output.status);
-            return Err(ShimError::Failed { command: "delete", output: warnings, status });
+            return Err(ShimError::Failed { output: warnings, status });
         }
         if !warnings.is_empty() {
             tracing::warn!(task = %bundle.object(), "cleanup warnings {warnings}");

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
+use crate::bundle::Bundle;
 use crate::operation::{OperationGuard, Operations};
 use crate::program::Programs;
 use crate::slots::{Slot, Slots};
@@ -179,12 +180,18 @@ impl Inner {
         answered.await.unwrap_or_else(|_| Err(TaskError::Interrupted(name).into()))
     }
 
-    /// Copies the log of a shim for as long as the task is there.
-    pub(crate) fn copy_log(&self, task: &Task) {
-        match shim_log::open(&task.bundle.log()) {
-            Ok(fifo) => task.add_helper(spawn_in(&self.watchers, shim_log::copy(fifo))),
-            Err(error) => tracing::warn!(task = %task.bundle.object(), %error, "shim log"),
-        }
+    /// Copies the log of a shim until the handle is dropped.
+    pub(crate) fn copy_log(&self, bundle: &Bundle) -> Result<Helper, BundleError> {
+        let fifo = shim_log::open(&bundle.log())?;
+        Ok(Helper(spawn_in(&self.watchers, shim_log::copy(fifo))))
+    }
+
+    /// Runs a watcher that belongs to no task and must not keep the supervisor alive.
+    pub(crate) fn watch_forever<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(Weak<Inner>) -> F,
+    ) {
+        spawn_in(&self.watchers, work(Arc::downgrade(self)));
     }
 
     /// The task of that name. Waits a bounded time for one that is being adopted.
@@ -211,12 +218,21 @@ impl Inner {
     }
 }
 
+/// Work that ends when this is dropped.
+pub(crate) struct Helper(AbortHandle);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Runs a watcher that must not keep the supervisor alive.
 pub(crate) fn watch<F: Future<Output = ()> + Send + 'static>(
     inner: &Arc<Inner>,
     work: impl FnOnce(Weak<Inner>) -> F,
-) -> AbortHandle {
-    spawn_in(&inner.watchers, work(Arc::downgrade(inner)))
+) -> Helper {
+    Helper(spawn_in(&inner.watchers, work(Arc::downgrade(inner))))
 }
 
 fn spawn_in(

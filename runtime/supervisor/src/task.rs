@@ -7,10 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use api_shim::events::{TaskDelete, TaskExit};
 use api_shim::{Any, Timestamp, typeurl};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
 use crate::bundle::Bundle;
 use crate::connection::Connection;
+use crate::supervisor::Helper;
 
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +61,7 @@ struct Facts {
     /// The event of the deletion went out.
     delete_published: bool,
     /// What runs for this task until it is gone.
-    helpers: Vec<AbortHandle>,
+    helpers: Vec<Helper>,
 }
 
 impl Task {
@@ -100,16 +100,14 @@ impl Task {
     }
 
     /// Lets `helper` end with the task.
-    pub(crate) fn add_helper(&self, helper: AbortHandle) {
+    pub(crate) fn add_helper(&self, helper: Helper) {
         self.facts().helpers.push(helper);
     }
 
     /// Ends what runs for this task.
     pub(crate) fn abort_helpers(&self) {
         let helpers = std::mem::take(&mut self.facts().helpers);
-        for helper in helpers {
-            helper.abort();
-        }
+        drop(helpers);
     }
 
     /// Records how the init process ended. The first record stays.
