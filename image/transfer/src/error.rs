@@ -7,7 +7,7 @@ use store_diff::tar::TarError;
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
     /// The archive is not readable.
-    #[error("read image archive: {0}")]
+    #[error(transparent)]
     Archive(#[from] TarError),
     /// The stream of the archive broke.
     #[error("read image archive: {0}")]
