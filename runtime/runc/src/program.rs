@@ -4,9 +4,11 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use async_trait::async_trait;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -40,6 +42,8 @@ pub struct RuncProgram {
     log: Option<PathBuf>,
     systemd_cgroup: bool,
     reaper: Reaper,
+    /// Where the search path has led to, once it has.
+    found: OnceLock<PathBuf>,
 }
 
 impl RuncProgram {
@@ -53,7 +57,7 @@ impl RuncProgram {
         reaper: Reaper,
     ) -> Self {
         let program = if program.is_empty() { DEFAULT_PROGRAM } else { program }.to_owned();
-        RuncProgram { program, root, log, systemd_cgroup, reaper }
+        RuncProgram { program, root, log, systemd_cgroup, reaper, found: OnceLock::new() }
     }
 
     /// The name of the program, as configured.
@@ -69,12 +73,23 @@ impl RuncProgram {
     }
 
     fn command(&self, arguments: Arguments) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(arguments.0);
+        let mut command = Command::new(self.path());
+        command.arg0(&self.program).args(arguments.0);
         // The daemon's readiness socket is none of the container's business.
         command.env_remove("NOTIFY_SOCKET");
         kernel_process::die_with_parent(&mut command);
         command
+    }
+
+    /// The program's file; its name, if the search path does not have it.
+    fn path(&self) -> &Path {
+        if let Some(found) = self.found.get() {
+            return found;
+        }
+        match search(&self.program) {
+            Some(found) => self.found.get_or_init(|| found),
+            None => Path::new(&self.program),
+        }
     }
 
     /// Runs to the end with the given streams.
@@ -341,6 +356,18 @@ impl OciRuntime for RuncProgram {
             .and_then(OsStr::to_str)
             .is_some_and(|name| DIRECT_SIGNALS.contains(&name))
     }
+}
+
+/// Looks for a program in the search path. A name with a slash is a path already.
+fn search(program: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return None;
+    }
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| {
+        fs::metadata(path)
+            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    })
 }
 
 fn reaper_gone() -> Error {

@@ -183,3 +183,92 @@ fn code(status: WaitStatus) -> u32 {
     };
     u32::try_from(number).unwrap_or(UNKNOWN_STATUS)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Far longer than any of these processes lives.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// One test: there is one reaper per process, which takes the children of all threads.
+    #[tokio::test]
+    async fn no_exit_is_lost_or_given_to_another() {
+        let reaper = Reaper::install().unwrap();
+        kernel_process::set_subreaper(true).unwrap();
+
+        // Many at once: their signals coalesce.
+        let mut exits = Vec::new();
+        for number in 0..200_u32 {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", &format!("exit {}", number % 251)]);
+            exits.push((number, reaper.spawn(&mut command).unwrap()));
+        }
+        for (number, (pid, exit)) in exits {
+            let exit = tokio::time::timeout(PATIENCE, exit).await.unwrap().unwrap();
+            assert_eq!((exit.pid, exit.status), (pid, number % 251));
+        }
+        let mut killed = Command::new("/bin/sh");
+        killed.args(["-c", "kill -TERM $$"]);
+        let (_, exit) = reaper.spawn(&mut killed).unwrap();
+        assert_eq!(exit.await.unwrap().status, 128 + 15);
+
+        // An orphan that has ended before its parent, and long before it is adopted.
+        let hold = reaper.hold();
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let pid_file = folder.path().join("pid");
+        let mut parent = Command::new("/bin/sh");
+        parent.args(["-c", "sh -c 'echo $$ > $0; exit 42' \"$0\" & exit 0"]).arg(&pid_file);
+        parent.stdin(Stdio::null());
+        let (_, exit) = reaper.spawn(&mut parent).unwrap();
+        assert_eq!(exit.await.unwrap().status, 0);
+        let pid = loop {
+            let text = std::fs::read_to_string(&pid_file).unwrap_or_default();
+            match text.trim().parse::<i32>() {
+                Ok(pid) => break pid,
+                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        };
+        while !is_zombie(pid) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Others come and go meanwhile.
+        let (_, other) = reaper.spawn(&mut Command::new("/bin/true")).unwrap();
+        assert_eq!(other.await.unwrap().status, 0);
+        let orphan = reaper.adopt(pid).unwrap();
+        drop(hold);
+        let exit = tokio::time::timeout(PATIENCE, orphan).await.unwrap().unwrap();
+        assert_eq!((exit.pid, exit.status), (pid, 42));
+
+        // An orphan that nobody wants is collected all the same.
+        let _ = std::fs::remove_file(&pid_file);
+        let mut parent = Command::new("/bin/sh");
+        parent.args(["-c", "sh -c 'echo $$ > $0; sleep 0.05' \"$0\" & exit 0"]).arg(&pid_file);
+        let (_, exit) = reaper.spawn(&mut parent).unwrap();
+        exit.await.unwrap();
+        let gone = async {
+            loop {
+                let text = std::fs::read_to_string(&pid_file).unwrap_or_default();
+                if let Ok(pid) = text.trim().parse::<i32>()
+                    && !std::path::Path::new(&format!("/proc/{pid}")).exists()
+                {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.unwrap();
+
+        let missing = reaper.spawn(&mut Command::new("no-such-program-at-all")).unwrap_err();
+        let text = "exec: \"no-such-program-at-all\": executable file not found in $PATH";
+        assert_eq!(missing.to_string(), text);
+    }
+
+    fn is_zombie(pid: i32) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+    }
+}

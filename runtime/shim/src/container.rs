@@ -373,10 +373,14 @@ impl Container {
         if self.own_pid_namespace {
             return;
         }
-        match self.runtime.kill(&self.id, SIGKILL, true).await {
-            Ok(()) | Err(runtime_runc::Error::Finished | runtime_runc::Error::NoContainer) => {}
-            Err(error) => {
+        let kill = self.runtime.kill(&self.id, SIGKILL, true);
+        match tokio::time::timeout(KILLED_TIMEOUT, kill).await {
+            Ok(Ok(()) | Err(runtime_runc::Error::Finished | runtime_runc::Error::NoContainer)) => {}
+            Ok(Err(error)) => {
                 tracing::error!(%error, container = self.id, "failed to kill init's children");
+            }
+            Err(_) => {
+                tracing::error!(container = self.id, "the runtime does not kill init's children");
             }
         }
     }
