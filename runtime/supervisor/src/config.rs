@@ -57,6 +57,9 @@ pub struct Timeouts {
     pub long_call: Duration,
     /// All other calls.
     pub call: Duration,
+    /// How long a shim's event may come after the state that it announces. Then the supervisor
+    /// announces it in the shim's place.
+    pub event_grace: Duration,
 }
 
 impl Default for Timeouts {
@@ -70,6 +73,7 @@ impl Default for Timeouts {
             shim_start: Duration::from_secs(60),
             long_call: Duration::from_secs(15 * 60),
             call: Duration::from_secs(2 * 60),
+            event_grace: Duration::from_secs(2),
         }
     }
 }

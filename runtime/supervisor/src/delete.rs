@@ -1,7 +1,7 @@
 //! The end of a task: watched, asked for, or found out.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use api_shim::events::{TaskDelete, TaskExit};
 use api_shim::task::{DeleteRequest, DeleteResponse, WaitRequest, WaitResponse};
@@ -15,9 +15,6 @@ use crate::connection::CallError;
 use crate::supervisor::{Inner, Supervisor, watch};
 use crate::task::{Exit, Removal, Task};
 
-/// How long the events of a shim may take after the state that they announce. After that the
-/// supervisor announces it.
-const EVENT_GRACE: Duration = Duration::from_secs(2);
 /// The exit status of a process of which nobody knows how it ended.
 const UNKNOWN_STATUS: u32 = 255;
 
@@ -45,6 +42,7 @@ impl Inner {
     pub(crate) fn watch_task(this: &Arc<Inner>, task: &Arc<Task>) {
         let (ours, shim) = (Arc::clone(task), Arc::clone(task));
         // The wait is asked for before anybody can ask for the start: no exit is missed.
+        let grace = this.config.timeouts.event_grace;
         let waiting = watch(this, |weak| async move {
             let request = WaitRequest { id: ours.id().to_owned(), exec_id: String::new() };
             let ended: Result<WaitResponse, CallError> =
@@ -58,7 +56,7 @@ impl Inner {
                         exited_at: ended.exited_at,
                     };
                     ours.set_exit(exit.clone());
-                    sleep(EVENT_GRACE).await;
+                    sleep(grace).await;
                     if let Some(inner) = weak.upgrade() {
                         inner.publish_exit(&ours, &exit);
                     }
@@ -123,16 +121,21 @@ impl Inner {
         }
         operation.phase("removing the bundle");
         self.remove_bundle(&task.bundle).await;
+        // Its last event may still be on the way.
+        self.slots.keep_gone(task);
         self.finish(task, &exit);
-        let (inner, task) = (Arc::clone(self), Arc::clone(task));
-        let published = exit.clone();
-        self.job(async move {
+        let (grace, published) = (self.config.timeouts.event_grace, exit.clone());
+        let task = Arc::clone(task);
+        self.watch_forever(|weak| async move {
             // The shim announces the deletion before it ends.
             if !task.shared {
-                let _ = timeout(EVENT_GRACE, task.connection.closed()).await;
+                let _ = timeout(grace, task.connection.closed()).await;
             }
-            sleep(EVENT_GRACE).await;
-            inner.publish_delete(&task, &published);
+            sleep(grace).await;
+            if let Some(inner) = weak.upgrade() {
+                inner.publish_delete(&task, &published);
+                inner.slots.forget_gone(&task);
+            }
         });
         match failure {
             None => Ok(exit),

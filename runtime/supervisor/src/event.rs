@@ -7,7 +7,6 @@ use api_shim::typeurl;
 use base_ident::Namespace;
 use runtime_event::{EventError, Topic};
 
-use crate::slots::Slot;
 use crate::supervisor::Supervisor;
 use crate::task::Exit;
 
@@ -43,7 +42,8 @@ impl Supervisor {
             let Ok(exit) = typeurl::decode::<TaskExit>(event) else { return true };
             // An exec has an id of its own.
             if exit.id == exit.container_id
-                && let Some(Slot::Live(task)) = self.inner.slots.get(namespace, &exit.container_id)
+                && let Some(task) =
+                    self.inner.slots.of_event(namespace, &exit.container_id, exit.pid)
             {
                 let fresh = task.note_exit_event();
                 task.set_exit(Exit {
@@ -57,10 +57,10 @@ impl Supervisor {
         } else if name == TaskDelete::full_name() {
             let Ok(delete) = typeurl::decode::<TaskDelete>(event) else { return true };
             if (delete.id.is_empty() || delete.id == delete.container_id)
-                && let Some(Slot::Live(task)) =
-                    self.inner.slots.get(namespace, &delete.container_id)
+                && let Some(task) =
+                    self.inner.slots.of_event(namespace, &delete.container_id, delete.pid)
             {
-                task.note_delete_event();
+                return task.note_delete_event();
             }
         }
         true

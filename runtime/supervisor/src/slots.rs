@@ -1,6 +1,6 @@
 //! Which tasks there are: the one map, by namespace and id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base_ident::Namespace;
@@ -25,7 +25,12 @@ pub(crate) enum Slot {
 #[derive(Clone, Default)]
 pub(crate) struct Slots {
     map: Arc<Mutex<BTreeMap<Key, Slot>>>,
+    gone: Arc<Mutex<VecDeque<Arc<Task>>>>,
 }
+
+/// The most removed tasks whose last event is waited for; beyond it, the oldest may be announced
+/// twice.
+const MAX_GONE: usize = 1024;
 
 impl Slots {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Slot>> {
@@ -56,6 +61,37 @@ impl Slots {
         if matches!(map.get(&key), Some(Slot::Live(live)) if Arc::ptr_eq(live, task)) {
             map.remove(&key);
         }
+    }
+
+    /// Remembers a removed task for the events of its shim that are still on the way.
+    pub(crate) fn keep_gone(&self, task: &Arc<Task>) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        if gone.len() >= MAX_GONE {
+            gone.pop_front();
+        }
+        gone.push_back(Arc::clone(task));
+    }
+
+    /// Forgets a removed task.
+    pub(crate) fn forget_gone(&self, task: &Arc<Task>) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.retain(|other| !Arc::ptr_eq(other, task));
+    }
+
+    /// The task that an event with this pid is about, also if it was removed just now. An earlier
+    /// task of the same name had another pid.
+    pub(crate) fn of_event(&self, namespace: &Namespace, id: &str, pid: u32) -> Option<Arc<Task>> {
+        let same = |task: &Arc<Task>| task.pid() == pid || task.pid() == 0 || pid == 0;
+        if let Some(Slot::Live(task)) = self.get(namespace, id)
+            && same(&task)
+        {
+            return Some(task);
+        }
+        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = |task: &&Arc<Task>| {
+            task.bundle.namespace == *namespace && task.bundle.id == id && same(task)
+        };
+        gone.iter().rev().find(named).cloned()
     }
 
     /// Everything in a namespace, by id.

@@ -179,9 +179,9 @@ impl Task {
         true
     }
 
-    /// Notes the deletion event of the shim.
-    pub(crate) fn note_delete_event(&self) {
-        self.facts().delete_published = true;
+    /// Notes the deletion event of the shim. False if it was published in the shim's place already.
+    pub(crate) fn note_delete_event(&self) -> bool {
+        !std::mem::replace(&mut self.facts().delete_published, true)
     }
 
     /// The exit event, if nobody has published it; counts as published from now on.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use api_shim::bootstrap::{BootstrapParams, BootstrapResult};
-use api_shim::events::TaskExit;
+use api_shim::events::{TaskDelete, TaskExit};
 use api_shim::process::Status;
 use api_shim::task::{SERVICE_V2, SERVICE_V3};
 use api_shim::ttrpc_events::ForwardRequest;
@@ -173,8 +173,9 @@ async fn a_dead_shim_is_cleaned_up_once() {
 }
 
 #[tokio::test]
-async fn an_exit_is_announced_once() {
-    let mut node = Node::new().await;
+async fn exit_and_deletion_are_announced_once() {
+    let mut node =
+        Node::with(|config| config.timeouts.event_grace = Duration::from_millis(100)).await;
     let (ns, tasks) = (node.namespace.clone(), node.supervisor.clone());
     let shim = Service::start(&node, "a.sock", &[SERVICE_V2]).await;
     let path = program(&node, "shim", "1.6.20", shim.address().as_bytes());
@@ -203,6 +204,26 @@ async fn an_exit_is_announced_once() {
     assert_eq!(tasks.forward(&forward("tasks")).unwrap_err().class(), Class::InvalidArgument);
     tasks.delete(&ns, "c1").await.unwrap();
     assert_eq!(node.event().await.topic.as_str(), "/tasks/delete");
+
+    // This time the shim announces its deletion, after it has answered.
+    tasks.create(&ns, node.request(&path, "c1")).await.unwrap();
+    tasks.delete(&ns, "c1").await.unwrap();
+    let mut deleted = forward("/tasks/delete");
+    let delete = TaskDelete { container_id: "c1".to_owned(), pid: PID, ..TaskDelete::default() };
+    deleted.envelope.as_mut().unwrap().event = Some(typeurl::encode(&delete));
+    tasks.forward(&deleted).unwrap();
+    let events = async {
+        let mut topics = Vec::new();
+        while let Ok(event) =
+            tokio::time::timeout(Duration::from_millis(500), node.events.next()).await
+        {
+            topics.push(event.topic.as_str().to_owned());
+        }
+        topics
+    };
+    // The process of this shim has ended before: its exit is announced as well.
+    let topics = events.await;
+    assert_eq!(topics.iter().filter(|topic| *topic == "/tasks/delete").count(), 1, "{topics:?}");
     shim.die().await;
     node.finish().await;
 }
