@@ -26,6 +26,7 @@ mod info;
 mod log;
 mod options;
 mod process;
+mod sandbox;
 mod serve;
 mod service;
 mod spec;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_shim::sandbox::{SANDBOX_SERVICE, SandboxServer};
 use api_shim::task::{self, TaskServer};
 use api_ttrpc::{ListenOptions, Server};
 use base_errors::{Error, Result, ResultExt};
@@ -16,6 +17,7 @@ use crate::bootstrap::arguments::Arguments;
 use crate::bootstrap::socket::{self, Bound};
 use crate::events::Publisher;
 use crate::log;
+use crate::sandbox::Sandboxes;
 use crate::service::Service;
 
 /// How long the last events and the last answers may take to leave. As in containerd.
@@ -92,9 +94,12 @@ async fn run(settings: &Settings, listener: UnixListener) -> Result<()> {
     let publisher = Publisher::start(&settings.ttrpc_address, &settings.namespace);
     let service = Arc::new(Service::new(&settings.namespace, reaper, publisher.clone()));
     let mut leaving = service.leaving();
+    let sandboxes = Arc::new(SandboxServer::new(Sandboxes::new(Arc::clone(&service))));
     let tasks = Arc::new(TaskServer::from_arc(service));
-    let server =
-        Server::new().register(task::SERVICE_V2, tasks.clone()).register(task::SERVICE_V3, tasks);
+    let server = Server::new()
+        .register(task::SERVICE_V2, tasks.clone())
+        .register(task::SERVICE_V3, tasks)
+        .register(SANDBOX_SERVICE, sandboxes);
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let mut terminate = signal(SignalKind::terminate())?;

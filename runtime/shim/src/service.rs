@@ -77,6 +77,14 @@ impl Service {
         self.leave.subscribe()
     }
 
+    /// Leaves, unless there is a container.
+    pub(crate) fn leave_if_empty(&self) {
+        let containers = lock(&self.containers);
+        if containers.made.is_empty() && containers.reserved.is_empty() {
+            self.leave.send_replace(true);
+        }
+    }
+
     fn container(&self, id: &str) -> Result<Arc<Container>> {
         let missing = || Error::not_found("container not created");
         lock(&self.containers).made.get(id).cloned().ok_or_else(missing)
@@ -320,10 +328,7 @@ impl Task for Service {
     }
 
     async fn shutdown(&self, _: &Context, _: ShutdownRequest) -> Result<(), Status> {
-        let containers = lock(&self.containers);
-        if containers.made.is_empty() && containers.reserved.is_empty() {
-            self.leave.send_replace(true);
-        }
+        self.leave_if_empty();
         Ok(())
     }
 }

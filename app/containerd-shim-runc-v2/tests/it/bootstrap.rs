@@ -112,3 +112,34 @@ async fn a_shim_tells_what_it_is() {
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("unknown command \"stop\""));
 }
+
+#[tokio::test]
+async fn a_sandbox_is_the_shim_itself() {
+    use api_shim::sandbox::*;
+    let world = World::new().await;
+    let bundle = world.path("pod");
+    fs::create_dir(&bundle).unwrap();
+    // A sandbox has no spec.
+    let shim = world.start(&bundle, "pod").await;
+    let client = SandboxClient::new(shim.client.client().clone());
+    let (options, sandbox_id) = (crate::world::options(), || "pod".to_owned());
+    let status = SandboxStatusRequest { sandbox_id: sandbox_id(), verbose: false };
+    assert_eq!(client.sandbox_status(&options, &status).await.unwrap_err().code, 5);
+    let create = CreateSandboxRequest { sandbox_id: sandbox_id(), ..Default::default() };
+    client.create_sandbox(&options, &create).await.unwrap();
+    assert_eq!(client.sandbox_status(&options, &status).await.unwrap().state, "SANDBOX_NOTREADY");
+    let start = StartSandboxRequest { sandbox_id: sandbox_id() };
+    let started = client.start_sandbox(&options, &start).await.unwrap();
+    assert_eq!(i32::try_from(started.pid).unwrap(), shim.pid);
+    assert_eq!(client.sandbox_status(&options, &status).await.unwrap().state, "SANDBOX_READY");
+    let platform = PlatformRequest { sandbox_id: sandbox_id() };
+    let platform = client.platform(&options, &platform).await.unwrap().platform.unwrap();
+    assert_eq!(platform.os, "linux");
+    let stop = StopSandboxRequest { sandbox_id: sandbox_id(), timeout_secs: 1 };
+    client.stop_sandbox(&options, &stop).await.unwrap();
+    let wait = WaitSandboxRequest { sandbox_id: sandbox_id() };
+    assert!(client.wait_sandbox(&options, &wait).await.unwrap().exited_at.is_some());
+    let shutdown = ShutdownSandboxRequest { sandbox_id: sandbox_id() };
+    let _ = client.shutdown_sandbox(&options, &shutdown).await;
+    world.gone(&shim).await;
+}

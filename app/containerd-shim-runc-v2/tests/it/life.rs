@@ -6,7 +6,7 @@ use api_shim::{cgroups, runc, typeurl};
 use api_ttrpc::code;
 use serde_json::json;
 
-use crate::world::{World, call, eventually};
+use crate::world::{World, call, eventually, read_all};
 
 #[tokio::test]
 async fn a_container_lives_and_is_told_about_in_order() {
@@ -215,4 +215,52 @@ async fn events_wait_for_a_daemon_that_is_down() {
     call!(shim, delete, shim.delete_request("")).unwrap();
     world.wait_for_events(4).await;
     world.end(shim).await;
+}
+
+#[tokio::test]
+async fn a_container_is_checkpointed_and_restored() {
+    let check = std::process::Command::new("criu").arg("check").output();
+    if !check.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no criu that works with this kernel");
+        return;
+    }
+    let world = World::new().await;
+    let count = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done";
+    let bundle = world.bundle("one", &["sh", "-c", count]);
+    let shim = world.start(&bundle, "one").await;
+    let mut create = world.create(&shim);
+    create.stdout = world.fifo("out");
+    let output = read_all(&create.stdout);
+    call!(shim, create, create.clone()).unwrap();
+    call!(shim, start, shim.start_request("")).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let image = world.path("checkpoint");
+    let exit = runc::CheckpointOptions { exit: true, ..Default::default() };
+    let request = CheckpointTaskRequest {
+        id: "one".to_owned(),
+        path: image.to_str().unwrap().to_owned(),
+        options: Some(typeurl::encode(&exit)),
+    };
+    call!(shim, checkpoint, request).unwrap();
+    call!(shim, wait, shim.wait_request("")).unwrap();
+    call!(shim, delete, shim.delete_request("")).unwrap();
+    let before = last_number(&output.await.unwrap());
+
+    let output = read_all(&create.stdout);
+    create.checkpoint = image.to_str().unwrap().to_owned();
+    assert_eq!(call!(shim, create, create).unwrap().pid, 0);
+    let pid = call!(shim, start, shim.start_request("")).unwrap().pid;
+    assert!(pid > 0);
+    assert_eq!(call!(shim, state, shim.state_request("")).unwrap().status(), Status::Running);
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(shim.remove().await.exit_status, 137);
+    let text = output.await.unwrap();
+    let first: u64 = String::from_utf8_lossy(&text).lines().next().unwrap().parse().unwrap();
+    assert!(first > before, "it went on at {first}, after {before}");
+    assert_eq!(world.exits().len(), 2);
+    world.end(shim).await;
+}
+
+fn last_number(text: &[u8]) -> u64 {
+    String::from_utf8_lossy(text).lines().last().unwrap().parse().unwrap()
 }
