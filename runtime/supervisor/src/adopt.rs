@@ -107,7 +107,7 @@ impl Supervisor {
 }
 
 /// Where a shim stands.
-enum Contact {
+pub(crate) enum Contact {
     Connected(Connection),
     Dead,
     /// Alive for all we know, but not to be spoken to.
@@ -161,7 +161,8 @@ impl Inner {
         }
     }
 
-    async fn contact(&self, bundle: &Bundle) -> Contact {
+    /// Connects to the shim of a bundle, or finds out that it is dead.
+    pub(crate) async fn contact(&self, bundle: &Bundle) -> Contact {
         let Some(bootstrap) = bundle.read_bootstrap() else {
             // The daemon died before the shim had answered.
             return Contact::Dead;

@@ -12,7 +12,7 @@ use base_ident::{Namespace, validate_identifier};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::sleep;
 
-use crate::TaskError;
+use crate::adopt::Contact;
 use crate::bootstrap::Bootstrap;
 use crate::bundle::Bundle;
 use crate::connection::{CallError, Connection};
@@ -21,6 +21,7 @@ use crate::resolve::shim_program;
 use crate::slots::Slot;
 use crate::supervisor::{Helper, Inner, Runtime, Supervisor, blocking};
 use crate::task::Task;
+use crate::{ShimError, TaskError};
 
 /// The most creates that wait for a place; each holds a request in memory.
 const MAX_WAITING: usize = 4096;
@@ -196,13 +197,19 @@ impl Inner {
             options,
         };
         let limit = Some(self.config.timeouts.long_call);
-        let created = tokio::select! {
+        let mut answered = true;
+        let created: base_errors::Result<CreateTaskResponse> = tokio::select! {
             created = launched.connection.call_any_version("Create", &message, limit) => {
-                created.map_err(base_errors::Error::from)
+                created.map_err(|error| {
+                    answered = !error.is_timeout();
+                    error.into()
+                })
             }
-            _ = gone => Err(TaskError::Cancelled(request.id.clone()).into()),
+            _ = gone => {
+                answered = false;
+                Err(TaskError::Cancelled(request.id.clone()).into())
+            }
         };
-        let created: base_errors::Result<CreateTaskResponse> = created;
         match created {
             Ok(created) => {
                 if launched.connection.version() != launched.bootstrap.version {
@@ -222,7 +229,7 @@ impl Inner {
             }
             Err(error) => {
                 operation.phase("undoing");
-                self.undo_create(&bundle, &launched, request).await;
+                self.undo_create(&bundle, &launched, request, answered).await;
                 Err(error.context("failed to create shim task"))
             }
         }
@@ -230,6 +237,10 @@ impl Inner {
 
     /// Makes the bundle. One that is there belongs to no task any more: its removal failed once.
     async fn make_bundle(&self, bundle: &Bundle, spec: Option<Any>) -> base_errors::Result<()> {
+        if bundle.exists() && !matches!(self.contact(bundle).await, Contact::Dead) {
+            // Somebody lives there whom nobody has adopted.
+            return Err(TaskError::Exists(bundle.id.clone()).into());
+        }
         let ours = bundle.clone();
         blocking("bundle", move || {
             if ours.exists() {
@@ -242,11 +253,7 @@ impl Inner {
 
     /// Finds or starts the shim, connects, and records it in the bundle.
     async fn launch(&self, bundle: &Bundle, request: &CreateTask) -> base_errors::Result<Launched> {
-        let runtime = match request.runtime_path.as_str() {
-            "" => &request.runtime.name,
-            path => path,
-        };
-        let program = shim_program(runtime, &self.config.containerd_binary)?;
+        let program = self.program_of(request)?;
         let limit = self.config.timeouts.shim_load;
         if let Some(bootstrap) = self.existing_service(bundle, request)? {
             bundle.write_sandbox(&request.sandbox_id)?;
@@ -262,6 +269,15 @@ impl Inner {
         let connection = Connection::open(&bootstrap, &bundle.namespace, limit).await?;
         bundle.write_bootstrap(&bootstrap, &program)?;
         Ok(Launched { connection, bootstrap, program, shared: false, log: Some(log) })
+    }
+
+    /// The program of the shim that the request asks for.
+    fn program_of(&self, request: &CreateTask) -> Result<PathBuf, ShimError> {
+        let runtime = match request.runtime_path.as_str() {
+            "" => &request.runtime.name,
+            path => path,
+        };
+        shim_program(runtime, &self.config.containerd_binary)
     }
 
     /// The task service that the request names, or the one of its sandbox if that can be shared.
@@ -293,7 +309,7 @@ impl Inner {
         // It may have come up all the same, too late or without a readable answer.
         if bundle.read_bootstrap().is_some()
             && !bundle.shares_shim()
-            && let Ok(program) = shim_program(&request.runtime.name, &self.config.containerd_binary)
+            && let Ok(program) = self.program_of(request)
             && let Err(error) =
                 self.programs.delete(&program, bundle, request.runtime.options.as_ref()).await
         {
@@ -302,8 +318,15 @@ impl Inner {
         self.remove_bundle(bundle).await;
     }
 
-    /// After a container that could not be created, or that nobody waits for any more.
-    async fn undo_create(&self, bundle: &Bundle, launched: &Launched, request: &CreateTask) {
+    /// After a container that could not be created, or that nobody waits for any more. A shim that
+    /// has not answered may still be creating it, whatever it says about it.
+    async fn undo_create(
+        &self,
+        bundle: &Bundle,
+        launched: &Launched,
+        request: &CreateTask,
+        answered: bool,
+    ) {
         let limit = Some(self.config.timeouts.shim_cleanup);
         let connection = &launched.connection;
         let delete = DeleteRequest { id: bundle.id.clone(), exec_id: String::new() };
@@ -311,7 +334,7 @@ impl Inner {
             connection.call("Delete", &delete, limit).await;
         let mut clean = match deleted {
             Ok(_) => true,
-            Err(error) => error.is_not_found(),
+            Err(error) => answered && error.is_not_found(),
         };
         if !launched.shared {
             clean &= self.shut_down_shim(connection, &bundle.id).await;

@@ -291,6 +291,9 @@ async fn bundles_of_every_kind_are_adopted_or_removed() {
     fs::write(dead.join("shim-binary-path"), paths[0].display().to_string()).unwrap();
 
     node.start();
+    // Nobody has adopted anything yet, and still nobody is pushed out of his bundle.
+    let again = node.supervisor.create(&ns, node.request(&paths[0], "live")).await;
+    assert!(again.unwrap_err().is_already_exists());
     let adoption = node.supervisor.adopt_all();
     let tasks = node.supervisor.clone();
     assert!(tasks.exists(&ns, "live"), "the names are taken at once");
