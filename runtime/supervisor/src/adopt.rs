@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;
 use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +15,11 @@ use base_ident::{Namespace, validate_identifier};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::ShimError;
 use crate::bundle::Bundle;
-use crate::connection::{CallError, Connection};
+use crate::connection::{CallError, Connection, socket_path};
 use crate::resolve::{RUNC, shim_program};
 use crate::slots::{Claim, Slot};
 use crate::supervisor::{Inner, Runtime, Supervisor, blocking};
@@ -29,6 +30,8 @@ use crate::task::{Exit, Task};
 const WIDTH: usize = 64;
 /// The pause before a shim that did not accept a connection is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
+/// The pause between two tries to connect within the time limit.
+const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// Which boot of the machine the bundles are of. containerd looks at folders alone.
 const BOOT_FILE: &str = ".boot-id";
 /// Where the kernel tells the boot.
@@ -168,17 +171,35 @@ impl Inner {
             return Contact::Dead;
         };
         let limit = self.config.timeouts.shim_load;
-        match Connection::open(&bootstrap, &bundle.namespace, limit).await {
-            Ok(connection) => Contact::Connected(connection),
-            Err(ShimError::Connect { source, .. })
-                if matches!(
-                    source.kind(),
-                    io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-                ) =>
-            {
-                Contact::Dead
+        let deadline = Instant::now() + limit;
+        loop {
+            let error = match Connection::open(&bootstrap, &bundle.namespace, limit).await {
+                Ok(connection) => return Contact::Connected(connection),
+                Err(error) => error,
+            };
+            let ShimError::Connect { source, .. } = &error else { return Contact::Silent(error) };
+            match source.kind() {
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => return Contact::Dead,
+                // It is just dying, or has no place for one more connection just now.
+                io::ErrorKind::ConnectionReset | io::ErrorKind::WouldBlock
+                    if Instant::now() < deadline =>
+                {
+                    sleep(CONNECT_PAUSE).await;
+                }
+                _ => return Contact::Silent(error),
             }
-            Err(error) => Contact::Silent(error),
+        }
+    }
+
+    /// Removes the socket that a dead shim left; nobody else does.
+    pub(crate) async fn remove_dead_socket(&self, bundle: &Bundle) {
+        let Some(bootstrap) = bundle.read_bootstrap() else { return };
+        if let Ok(path) = socket_path(&bootstrap)
+            && matches!(self.contact(bundle).await, Contact::Dead)
+            && fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "removing a dead socket");
         }
     }
 
@@ -266,6 +287,7 @@ impl Inner {
             DeleteResponse { pid: 0, exit_status: 255, exited_at: None }
         });
         self.publish_end(bundle, &deleted);
+        self.remove_dead_socket(bundle).await;
         self.remove_bundle(bundle).await;
     }
 

@@ -171,6 +171,9 @@ impl Inner {
         task.set_exit(exit.clone());
         self.publish_exit(task, &exit);
         operation.phase("removing the bundle");
+        if !task.shared {
+            self.remove_dead_socket(&task.bundle).await;
+        }
         self.remove_bundle(&task.bundle).await;
         self.publish_delete(task, &exit);
         self.finish(task, &exit);

@@ -133,11 +133,10 @@ impl Service {
         Service { behaviour, socket, server, listening }
     }
 
-    /// The shim dies.
+    /// The shim dies; its socket stays.
     pub(crate) async fn die(self) {
         self.server.close();
         self.listening.await.unwrap();
-        let _ = fs::remove_file(&self.socket);
     }
 
     pub(crate) fn address(&self) -> String {

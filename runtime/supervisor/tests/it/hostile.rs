@@ -157,11 +157,13 @@ async fn a_dead_shim_is_cleaned_up_once() {
     let shim = Service::start(&node, "a.sock", &[SERVICE_V2]).await;
     let path = program(&node, "shim", "1.6.20", shim.address().as_bytes());
     tasks.create(&ns, node.request(&path, "c1")).await.unwrap();
+    let socket = shim.socket.clone();
     shim.die().await;
     let (_, exit) = node.events_until("/tasks/exit").await;
     assert_eq!((exit_of(&exit).exit_status, exit_of(&exit).pid), (9, PID));
     node.events_until("/tasks/delete").await;
     until("the task to go", || !tasks.exists(&ns, "c1")).await;
+    assert!(!socket.exists(), "its socket is removed");
     let cleanups = String::from_utf8(recorded(&path, "cleanups")).unwrap();
     assert_eq!(cleanups.lines().count(), 1);
     assert!(
