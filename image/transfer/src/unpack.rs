@@ -137,14 +137,18 @@ impl Unpacking<'_> {
     async fn run_parallel(&self, layers: &[Layer], parallel: usize) -> Result<()> {
         let failed = AtomicBool::new(false);
         let prepared = Mutex::new(Vec::new());
-        let mut ahead = futures_util::stream::iter(layers)
+        // One concrete future per layer: a closure inside of the stream would make the whole only
+        // `Send` for one lifetime, which callers cannot use.
+        let applying: Vec<_> = layers
+            .iter()
             .map(|layer| async {
                 if failed.load(Ordering::Relaxed) {
                     return Err(Error::new(Class::Cancelled, "another layer failed"));
                 }
                 self.apply_ahead(layer, &prepared).await
             })
-            .buffered(parallel);
+            .collect();
+        let mut ahead = futures_util::stream::iter(applying).buffered(parallel);
         let mut outcome = Ok(());
         let mut layers = layers.iter();
         // After a failure the running ones are waited for: no snapshot is removed under a thread

@@ -76,7 +76,7 @@ async fn indexes_within_indexes_and_platforms() {
     let ours = layout.image(&[layer(&[("a", "ours")])], &host());
     let other = layout.image(&[layer(&[("a", "other")])], "s390x");
     let inner = layout.index(&[on(&ours, &host()), on(&other, "s390x")]);
-    let outer = layout.index(&[inner.clone()]);
+    let outer = layout.index(std::slice::from_ref(&inner));
     let archive = layout.archive(&[named(&outer, "example.test/multi:1")]);
     let world = World::new();
     world.import(&archive, &any_name(None)).await.unwrap();

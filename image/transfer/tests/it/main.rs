@@ -5,6 +5,7 @@
 
 mod archive;
 mod bad;
+mod differ;
 mod export;
 mod import;
 mod unpack;

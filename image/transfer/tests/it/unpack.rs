@@ -11,7 +11,7 @@ use super::archive::{Layout, THREE_LAYERS, host, layer, named, three_layers};
 use super::world::{World, any_name, digest, temp};
 
 /// Files of a tree with their contents.
-fn files(root: &Path) -> BTreeMap<String, String> {
+pub(crate) fn files(root: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -29,7 +29,7 @@ fn files(root: &Path) -> BTreeMap<String, String> {
 }
 
 /// Runs the test again in a mount namespace of its own, where what it mounts stays.
-fn in_mount_namespace(name: &str) -> bool {
+pub(crate) fn in_mount_namespace(name: &str) -> bool {
     const INNER: &str = "IMAGE_TRANSFER_INNER_TEST";
     if !rustix::process::geteuid().is_root() {
         println!("skipped: needs root");
