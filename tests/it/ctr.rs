@@ -1,0 +1,10 @@
+//! The commands of `ctr`, both versions, unmodified.
+
+mod content;
+mod events;
+mod images;
+mod records;
+mod run;
+mod snapshots;
+mod tasks;
+mod version;

@@ -1,0 +1,67 @@
+//! `ctr events`.
+
+use anyhow::{Context, ensure};
+use e2e::world::IMAGE;
+
+use crate::with_both_ctrs;
+
+/// The topics in `text` that belong to `namespace`, in their order.
+fn topics(text: &str, namespace: &str) -> Vec<String> {
+    text.lines()
+        .filter_map(|line| {
+            // 2021-01-01 00:00:00.1 +0000 UTC NAMESPACE TOPIC {...}
+            let words: Vec<&str> = line.split(' ').collect();
+            let at = words.iter().position(|word| *word == namespace)?;
+            Some(words.get(at + 1)?.to_string())
+        })
+        .collect()
+}
+
+with_both_ctrs! {
+    fn of_a_run(world) {
+        let mut events = world.start_ctr("events")?;
+        // The stream has begun when an event of ours comes.
+        e2e::wait::until("the stream to begin", || {
+            world.ctr("namespaces label default probe=x").or_else(|_| world.ctr("namespaces create default probe=x"))?;
+            ensure!(events.stdout().contains("/namespaces/"), "nothing yet");
+            Ok(())
+        })?;
+        world.ctr(&format!("run --rm {IMAGE} one sh -c 'exit 3'")).err().context("status 3 is lost")?;
+        let text = events.until_stdout("/containers/delete")?;
+        let seen = topics(&text, world.namespace());
+        let wanted = [
+            "/snapshot/prepare", "/containers/create", "/tasks/create", "/tasks/start", "/tasks/exit",
+            "/tasks/delete", "/containers/delete",
+        ];
+        let mut rest = seen.iter();
+        for topic in wanted {
+            ensure!(rest.any(|one| one == topic), "no {topic} (in this order) in {seen:?}");
+        }
+        ensure!(seen.iter().filter(|topic| *topic == "/tasks/exit").count() == 1, "{seen:?}");
+        let exit = text.lines().find(|line| line.contains("/tasks/exit")).context("no exit")?;
+        ensure!(exit.contains("\"container_id\":\"one\"") && exit.contains("\"exit_status\":3"), "{exit}");
+        Ok(())
+    }
+
+    fn filtered(world) {
+        let mut all = world.start_ctr("events")?;
+        let mut some = world.start_ctr("events topic==/namespaces/delete")?;
+        let probe = |events: &e2e::Running| -> anyhow::Result<()> {
+            world.ctr("namespaces create probe")?;
+            world.ctr("namespaces rm probe")?;
+            ensure!(events.stdout().contains("/namespaces/delete"), "nothing yet");
+            Ok(())
+        };
+        e2e::wait::until("both streams to begin", || { probe(&all)?; probe(&some) })?;
+        ensure!(all.stdout().contains("/namespaces/create"));
+        ensure!(!some.stdout().contains("/namespaces/create"), "{}", some.stdout());
+        // Streams end with the daemon.
+        world.stop_daemon()?;
+        e2e::wait::until("both clients to end", || {
+            ensure!(all.ended()?.is_some() && some.ended()?.is_some());
+            Ok(())
+        })?;
+        world.start()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,202 @@
+//! `ctr tasks`.
+
+use anyhow::{Result, ensure};
+use e2e::world::IMAGE;
+use e2e::{Table, World, process, wait};
+
+use super::run::remove;
+use crate::with_both_ctrs;
+
+/// Starts the container `one` that runs `command`.
+fn start(world: &World, command: &str) -> Result<i32> {
+    world.ctr(&format!("run -d {IMAGE} one {command}"))?;
+    let table = Table::parse(&world.ctr("tasks ls")?)?;
+    Ok(table.cell("one", "PID")?.parse()?)
+}
+
+/// Waits until the task has that status.
+fn until_status(world: &World, status: &str) -> Result<()> {
+    wait::until(&format!("the task to be {status}"), || {
+        let table = Table::parse(&world.ctr("tasks ls")?)?;
+        ensure!(table.cell("one", "STATUS")? == status, "{table:?}");
+        Ok(())
+    })
+}
+
+with_both_ctrs! {
+    fn list_and_ps(world) {
+        let table = Table::parse(&world.ctr("tasks ls")?)?;
+        ensure!(table.heads == ["TASK", "PID", "STATUS"] && table.rows.is_empty(), "{table:?}");
+        let pid = start(world, "sh -c 'sleep 1000 & sleep 1000'")?;
+        ensure!(world.ctr("tasks ls -q")? == "one\n");
+        wait::until("all three processes", || {
+            let table = Table::parse(&world.ctr("tasks ps one")?)?;
+            ensure!(table.heads == ["PID", "INFO"], "{:?}", table.heads);
+            ensure!(table.row(&pid.to_string()).is_some() && table.rows.len() == 3, "{table:?}");
+            Ok(())
+        })?;
+        let error = world.ctr_fails("tasks ps nothing")?;
+        ensure!(error.contains("not found"), "{error}");
+        remove(world, "one")
+    }
+
+    fn start_what_was_created(world) {
+        world.ctr(&format!("containers create {IMAGE} one sh -c 'echo begun; exit 5'"))?;
+        let output = world.try_ctr("tasks start one")?;
+        ensure!(output.status == 5 && output.stdout == "begun\n", "{output}");
+        // `ctr tasks start` deletes the task; the container stays and can be started again.
+        ensure!(Table::parse(&world.ctr("tasks ls")?)?.row("one").is_none());
+        ensure!(world.try_ctr("tasks start one")?.status == 5);
+        world.ctr("containers rm one")?;
+        Ok(())
+    }
+
+    fn kill_and_delete(world) {
+        let pid = start(world, "sleep 1000")?;
+        let error = world.ctr_fails("tasks rm one")?;
+        ensure!(error.contains("must be stopped before deletion") && error.contains("failed precondition"), "{error}");
+        ensure!(process::runs(pid));
+        let error = world.ctr_fails("tasks kill -s NOTHING one")?;
+        ensure!(!error.is_empty());
+        world.ctr("tasks kill -s KILL one")?;
+        until_status(world, "STOPPED")?;
+        let error = world.try_ctr("tasks kill one")?;
+        ensure!(error.status == 0 || error.stderr.contains("not found") || error.stderr.contains("already finished"), "{error}");
+        // The exit status of the task is the client's.
+        let output = world.try_ctr("tasks rm one")?;
+        ensure!(output.status == 137 || output.stderr.contains("exit code 137") || output.stderr.contains("137"), "{output}");
+        let error = world.ctr_fails("tasks rm one")?;
+        ensure!(error.contains("not found"), "{error}");
+        world.ctr("containers rm one")?;
+        Ok(())
+    }
+
+    fn a_signal_that_is_caught(world) {
+        start(world, "sh -c 'trap \"exit 9\" TERM; echo > /ready; while :; do sleep 0.1; done'")?;
+        wait::until("the trap to be set", || world.ctr(&format!("tasks exec --exec-id {} one test -e /ready", unique())))?;
+        world.ctr("tasks kill one")?;
+        until_status(world, "STOPPED")?;
+        let output = world.try_ctr("tasks rm one")?;
+        ensure!(output.status == 9 || output.stderr.contains('9'), "{output}");
+        world.ctr("containers rm one")?;
+        Ok(())
+    }
+
+    fn kill_all(world) {
+        start(world, "sh -c 'sleep 1000 & sleep 1000'")?;
+        world.ctr("tasks kill --all -s KILL one")?;
+        until_status(world, "STOPPED")?;
+        remove(world, "one")
+    }
+
+    fn exec(world) {
+        start(world, "sleep 1000")?;
+        ensure!(world.ctr("tasks exec --exec-id a one echo inside")? == "inside\n");
+        let output = world.try_ctr("tasks exec --exec-id a one sh -c 'echo o; echo e >&2; exit 21'")?;
+        ensure!(output.status == 21 && output.stdout == "o\n" && output.stderr.ends_with("e\n"), "{output}");
+        let output = world.ctr_with_input("tasks exec --exec-id a one cat", Some(b"through the fifo"))?;
+        ensure!(output.stdout == "through the fifo", "{output}");
+        ensure!(world.ctr("tasks exec --exec-id a --cwd /data one pwd")? == "/data\n");
+        ensure!(world.ctr("tasks exec --exec-id a --user keeper one id -u")? == "1000\n" );
+        let error = world.ctr_fails("tasks exec --exec-id a one nothing")?;
+        ensure!(error.contains("executable file not found") || error.contains("no such file"), "{error}");
+        let error = world.ctr_fails("tasks exec --exec-id a nothing true")?;
+        ensure!(error.contains("not found"), "{error}");
+        // Beside the task: the same id twice is refused, both end with the task.
+        world.ctr("tasks exec -d --exec-id long one sleep 500")?;
+        let error = world.ctr_fails("tasks exec --exec-id long one true")?;
+        ensure!(error.contains("already exists"), "{error}");
+        let table = Table::parse(&world.ctr("tasks ps one")?)?;
+        ensure!(table.rows.len() == 2, "{table:?}");
+        world.ctr("tasks kill -s KILL --exec-id long one")?;
+        wait::until("the second process to end", || {
+            ensure!(Table::parse(&world.ctr("tasks ps one")?)?.rows.len() == 1);
+            Ok(())
+        })?;
+        remove(world, "one")
+    }
+
+    fn exec_at_a_terminal(world) {
+        start(world, "sleep 1000")?;
+        let mut terminal = world.ctr_at_terminal("tasks exec -t --exec-id a one sh")?;
+        terminal.type_in("echo mark$((20+3)); tty\n")?;
+        terminal.until_shown("mark23")?;
+        terminal.until_shown("/dev/pts/")?;
+        terminal.resize(100, 30)?;
+        wait::until("the new size", || {
+            terminal.type_in("stty size\n")?;
+            ensure!(terminal.shown().contains("30 100"), "{:?}", terminal.shown());
+            Ok(())
+        })?;
+        terminal.type_in("exit 4\n")?;
+        let (status, shown) = terminal.wait()?;
+        ensure!(status == 4, "{status}: {shown}");
+        remove(world, "one")
+    }
+
+    fn pause_and_resume(world) {
+        start(world, "sleep 1000")?;
+        world.ctr("tasks pause one")?;
+        ensure!(Table::parse(&world.ctr("tasks ls")?)?.cell("one", "STATUS")? == "PAUSED");
+        let error = world.ctr_fails("tasks exec --exec-id a one true")?;
+        ensure!(error.contains("paused"), "{error}");
+        world.ctr("tasks resume one")?;
+        ensure!(Table::parse(&world.ctr("tasks ls")?)?.cell("one", "STATUS")? == "RUNNING");
+        ensure!(world.ctr("tasks exec --exec-id a one echo on")? == "on\n");
+        let error = world.ctr_fails("tasks pause nothing")?;
+        ensure!(error.contains("not found"), "{error}");
+        remove(world, "one")
+    }
+
+    fn metrics(world) {
+        start(world, "sleep 1000")?;
+        let text = world.ctr("tasks metrics one")?;
+        let head = text.lines().next().unwrap_or_default();
+        ensure!(head.split_whitespace().eq(["ID", "TIMESTAMP"]), "{text}");
+        ensure!(text.lines().nth(1).is_some_and(|line| line.starts_with("one ")), "{text}");
+        let value = |name: &str| text.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        ensure!(value("memory.usage_in_bytes").or(value("memory.usage")).is_some_and(|bytes| bytes > 0), "{text}");
+        ensure!(value("pids.current") == Some(1), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&world.ctr("tasks metrics --format json one")?)?;
+        ensure!(json["pids"]["current"] == 1, "{json}");
+        let error = world.ctr_fails("tasks metrics nothing")?;
+        ensure!(error.contains("not found"), "{error}");
+        remove(world, "one")
+    }
+
+    fn attach(world) {
+        // The shim holds the fifos open, so a second client takes over where the first one was.
+        let fifos = world.path("files/fifos");
+        let mut first = world.start_ctr(&format!(
+            "run --rm --fifo-dir {} {IMAGE} one sh -c 'while :; do echo tick; sleep 0.2; done'", fifos.display()
+        ))?;
+        first.until_stdout("tick")?;
+        let mut second = world.start_ctr("tasks attach one")?;
+        second.until_stdout("tick")?;
+        world.ctr("tasks kill -s KILL one")?;
+        ensure!(second.wait()?.status == 137);
+        let _ = first.wait()?;
+        wait::until("the container to go", || { ensure!(world.ctr("containers ls -q")?.is_empty()); Ok(()) })
+    }
+
+    fn many_at_once(world) {
+        let mut clients = Vec::new();
+        for number in 0..10 {
+            clients.push(world.start_ctr(&format!("run --rm {IMAGE} many{number} sh -c 'echo {number}; exit {number}'"))?);
+        }
+        for (number, client) in clients.into_iter().enumerate() {
+            let output = client.wait()?;
+            let status = i32::try_from(number)?;
+            ensure!(output.status == status && output.stdout == format!("{number}\n"), "{output}");
+        }
+        ensure!(world.ctr("containers ls -q")?.is_empty());
+        Ok(())
+    }
+}
+
+/// A new exec id.
+fn unique() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("probe{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}

@@ -1,0 +1,52 @@
+//! Suites with real clients, real daemons and real shims.
+
+mod bad_input;
+mod compare;
+mod crash;
+mod cross;
+mod ctr;
+mod listeners;
+mod process;
+mod swap;
+
+use e2e::Maker;
+
+/// The versions of `ctr` that every suite of commands runs with.
+macro_rules! with_both_ctrs {
+    ($(
+        $(#[$doc:meta])*
+        fn $name:ident($world:ident) $body:block
+    )*) => {$(
+        mod $name {
+            #[allow(unused_imports, reason = "not all bodies need all")]
+            use super::*;
+
+            fn body($world: &e2e::World) -> anyhow::Result<()> $body
+
+            $(#[$doc])*
+            #[test]
+            fn ctr_1_6() {
+                e2e::world::check(e2e::world::Options::new(e2e::Maker::Bookworm), body);
+            }
+
+            $(#[$doc])*
+            #[test]
+            fn ctr_2_1() {
+                e2e::world::check(e2e::world::Options::new(e2e::Maker::Forky), body);
+            }
+        }
+    )*};
+}
+pub(crate) use with_both_ctrs;
+
+/// Skips a test with a printed reason.
+macro_rules! skip {
+    ($($reason:tt)*) => {{
+        println!("skipped: {}", format_args!($($reason)*));
+        return Ok(());
+    }};
+}
+pub(crate) use skip;
+
+/// The three pairs of daemon and shim that Debian has, for tests that compare.
+const DEBIAN: [Maker; 2] = [Maker::Bookworm, Maker::Forky];
