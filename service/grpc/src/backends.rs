@@ -28,6 +28,8 @@ pub struct Stores {
     pub content: NamespacedContent,
     /// The snapshots of all namespaces, by snapshotter.
     pub snapshots: Arc<BTreeMap<String, NamespacedSnapshots>>,
+    /// What each snapshotter can do.
+    pub capabilities: Arc<BTreeMap<String, Vec<String>>>,
     /// Tells clients what changed.
     pub notifier: Notifier,
 }

@@ -19,6 +19,7 @@ use api_grpc::tasks::tasks_server::TasksServer;
 use api_grpc::transfer::transfer_server::TransferServer;
 use api_grpc::version::version_server::VersionServer;
 use base_plugin::{Graph, Registration, types};
+use image_transfer::Transferrer;
 use runtime_event::Exchange;
 use runtime_supervisor::Supervisor;
 use service_grpc::{
@@ -88,9 +89,9 @@ fn with_runtime(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
     let config = surroundings.config.grpc.clone();
     let requires = &[types::TRANSFER, types::STREAMING];
     graph.register(Registration::new(types::GRPC, "transfer", requires, move |context| {
-        let backends = (*context.single::<Backends>(types::TRANSFER)?).clone();
+        let transferrer = (*context.single::<Transferrer>(types::TRANSFER)?).clone();
         let streams = (*context.single::<Streams>(types::STREAMING)?).clone();
-        serve!(config, TransferServer, TransferService::new(backends, streams))
+        serve!(config, TransferServer, TransferService { transferrer, streams })
     }));
 }
 

@@ -25,6 +25,12 @@ pub(super) const OVERLAYFS: &str = "io.containerd.snapshotter.v1.overlayfs";
 pub(super) const NATIVE: &str = "io.containerd.snapshotter.v1.native";
 pub(super) const SCHEDULER: &str = "io.containerd.gc.v1.scheduler";
 
+/// A snapshotter, and what it can do.
+pub(super) struct LoadedSnapshotter {
+    snapshotter: Arc<dyn Snapshotter>,
+    capabilities: Vec<String>,
+}
+
 /// `[plugins."io.containerd.metadata.v1.bolt"]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -122,21 +128,22 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
                 if policy == SharingPolicy::Shared { "shared" } else { "isolated" }.to_owned(),
             );
             let backend: Arc<Arc<dyn Store>> = context.single(types::CONTENT)?;
-            let snapshotters: BTreeMap<String, Arc<Arc<dyn Snapshotter>>> =
+            let loaded: BTreeMap<String, Arc<LoadedSnapshotter>> =
                 context.all(types::SNAPSHOTTER)?;
-            let snapshots = snapshotters
-                .into_iter()
-                .map(|(name, backend)| {
-                    let backend = Arc::clone(&*backend);
-                    let snapshots = NamespacedSnapshots::new(metadata.clone(), &name, backend);
-                    (name, snapshots)
-                })
-                .collect();
+            let mut snapshots = BTreeMap::new();
+            let mut capabilities = BTreeMap::new();
+            for (name, loaded) in loaded {
+                let backend = Arc::clone(&loaded.snapshotter);
+                let all = NamespacedSnapshots::new(metadata.clone(), &name, backend);
+                snapshots.insert(name.clone(), all);
+                capabilities.insert(name, loaded.capabilities.clone());
+            }
             let exchange: Arc<Exchange> = context.single(types::EVENT)?;
             Ok(Stores {
                 content: NamespacedContent::new(metadata.clone(), Arc::clone(&*backend), policy),
                 metadata,
                 snapshots: Arc::new(snapshots),
+                capabilities: Arc::new(capabilities),
                 notifier: Notifier::new((*exchange).clone()),
             })
         },
@@ -161,7 +168,8 @@ fn snapshotters(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
         context.platforms.push(platform());
         let root = folder(&table.root_path, &context.root);
         context.exports.insert("root".to_owned(), root.display().to_string());
-        Ok(Arc::new(NativeSnapshotter::open(root)?) as Arc<dyn Snapshotter>)
+        let snapshotter = Arc::new(NativeSnapshotter::open(root)?);
+        Ok(LoadedSnapshotter { snapshotter, capabilities: Vec::new() })
     }));
     let around = Rc::clone(surroundings);
     graph.register(Registration::new(types::SNAPSHOTTER, "overlayfs", &[], move |context| {
@@ -177,9 +185,9 @@ fn snapshotters(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
             root_path: root,
         };
         let snapshotter = OverlaySnapshotter::open(config).map_err(skip_unsupported)?;
-        context
-            .capabilities
-            .extend(snapshotter.capabilities().into_iter().map(str::to_owned));
-        Ok::<_, PluginError>(Arc::new(snapshotter) as Arc<dyn Snapshotter>)
+        let capabilities: Vec<String> =
+            snapshotter.capabilities().into_iter().map(str::to_owned).collect();
+        context.capabilities.clone_from(&capabilities);
+        Ok(LoadedSnapshotter { snapshotter: Arc::new(snapshotter), capabilities })
     }));
 }

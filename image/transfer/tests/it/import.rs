@@ -103,7 +103,7 @@ async fn indexes_within_indexes_and_platforms() {
 }
 
 /// A docker archive: plain layers below folders, a link for one of them.
-fn docker_archive(layers: &[Vec<u8>], tags: &str) -> Vec<u8> {
+pub(crate) fn docker_archive(layers: &[Vec<u8>], tags: &str) -> Vec<u8> {
     let config = config(layers, &host());
     let name = format!("{}.json", digest(&config).hex());
     let manifest = format!(

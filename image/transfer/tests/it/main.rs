@@ -5,6 +5,7 @@
 
 mod archive;
 mod bad;
+mod containerd;
 mod differ;
 mod export;
 mod import;

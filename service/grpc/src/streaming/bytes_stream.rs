@@ -4,7 +4,6 @@ use api_grpc::transfer_types::{Data, WindowUpdate};
 use api_shim::typeurl;
 use base_errors::{Error, Result};
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::mpsc;
 
 use super::Taken;
@@ -23,7 +22,7 @@ const BLOCKS: usize = 8;
 ///
 /// Runs until the client closes its side or the receiver is dropped; a message that is no data
 /// ends it with an error.
-pub(crate) fn receive(stream: Taken) -> mpsc::Receiver<Result<Bytes>> {
+pub(crate) fn receive(stream: Taken) -> mpsc::Receiver<std::io::Result<Bytes>> {
     let (sender, receiver) = mpsc::channel(BLOCKS);
     tokio::spawn(async move {
         let Taken { mut incoming, outgoing } = stream;
@@ -40,7 +39,8 @@ pub(crate) fn receive(stream: Taken) -> mpsc::Receiver<Result<Bytes>> {
             let block = match typeurl::decode::<Data>(&message) {
                 Ok(data) => data.data,
                 Err(error) => {
-                    let _ = sender.send(Err(Error::invalid_argument(error.to_string()))).await;
+                    let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+                    let _ = sender.send(Err(error)).await;
                     return;
                 }
             };
@@ -53,31 +53,29 @@ pub(crate) fn receive(stream: Taken) -> mpsc::Receiver<Result<Bytes>> {
     receiver
 }
 
-/// Sends all bytes of `reader` over `stream`, as far as the client grants windows.
+/// Sends all blocks of `source` over `stream`, as far as the client grants windows.
 ///
 /// # Errors
-/// Those of the reader; Cancelled if the client goes away.
-pub(crate) async fn send(stream: Taken, mut reader: impl AsyncRead + Unpin) -> Result<()> {
+/// Cancelled if the client goes away.
+pub(crate) async fn send(stream: Taken, mut source: mpsc::Receiver<Bytes>) -> Result<()> {
     let Taken { mut incoming, outgoing } = stream;
     let gone = || Error::new(base_errors::Class::Cancelled, "the client closed the stream");
     let mut window: usize = 0;
-    let mut buffer = vec![0; FRAME];
-    loop {
-        while window == 0 {
-            let message = incoming.recv().await.ok_or_else(gone)?;
-            window += grant(&message)?;
+    while let Some(mut block) = source.recv().await {
+        while !block.is_empty() {
+            while window == 0 {
+                let message = incoming.recv().await.ok_or_else(gone)?;
+                window += grant(&message)?;
+            }
+            while let Ok(message) = incoming.try_recv() {
+                window = window.saturating_add(grant(&message)?);
+            }
+            let data = Data { data: block.split_to(FRAME.min(window).min(block.len())) };
+            window -= data.data.len();
+            outgoing.send(Ok(typeurl::encode(&data))).await.map_err(|_| gone())?;
         }
-        while let Ok(message) = incoming.try_recv() {
-            window = window.saturating_add(grant(&message)?);
-        }
-        let count = reader.read(&mut buffer[..FRAME.min(window)]).await?;
-        if count == 0 {
-            return Ok(());
-        }
-        window -= count;
-        let data = Data { data: Bytes::copy_from_slice(&buffer[..count]) };
-        outgoing.send(Ok(typeurl::encode(&data))).await.map_err(|_| gone())?;
     }
+    Ok(())
 }
 
 fn grant(message: &prost_types::Any) -> Result<usize> {
