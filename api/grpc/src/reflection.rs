@@ -5,6 +5,10 @@ use tonic_reflection::server::{Builder, Error, v1, v1alpha};
 /// The descriptions of all services that the daemon serves, an encoded `FileDescriptorSet`.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// The descriptions of every message that we know, events and metrics with them, an encoded
+/// `FileDescriptorSet`: for clients that show messages.
+pub const EVERY_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/every.bin"));
+
 /// Full names of all services that the daemon serves, without reflection itself.
 pub const SERVICES: [&str; 18] = [
     "containerd.services.containers.v1.Containers",
