@@ -1,5 +1,154 @@
 //! Ours and Debian's containerd side by side: `cargo xtask bench`.
 //!
-//! The bench lives in this folder; each measure is one module.
+//! Every measure runs all daemons in turn, round by round, so that a busy machine hurts all alike;
+//! the table shows medians, and the ratio of ours to containerd 2.1. The OCI runtime program is the
+//! same for all. A number that was not measured is not shown: a measure that fails is named below
+//! the table, and the bench fails.
 
-fn main() {}
+mod api;
+mod cycles;
+mod image;
+mod import;
+mod latency;
+mod machine;
+mod memory;
+mod metadata;
+mod readme;
+mod report;
+mod restart;
+mod rounds;
+mod run;
+mod side;
+mod timed;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, ValueEnum};
+
+use report::{Report, Row};
+
+/// Measures ours and Debian's containerd side by side, in turns.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    /// Few rounds: shows that the bench works, and roughly where things are.
+    #[arg(long)]
+    quick: bool,
+    /// Only this measure; may be given again.
+    #[arg(long, value_enum)]
+    only: Vec<Measure>,
+    /// Rounds of each measure, instead of each one's own number.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
+    /// Containers that run while a daemon is started again.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    containers: u16,
+    /// The sides: ours, forky (containerd 2.1, what promises are about), bookworm (1.6).
+    #[arg(long, value_delimiter = ',', default_value = "ours,forky,bookworm", value_parser = side::maker)]
+    sides: Vec<e2e::Maker>,
+    /// Print all samples to standard error.
+    #[arg(long)]
+    samples: bool,
+    /// Put the table into README.md, between its two marks.
+    #[arg(long)]
+    write_readme: bool,
+}
+
+/// What is measured, in the order of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Measure {
+    /// Memory of an idle daemon and of a shim.
+    Memory,
+    /// `ctr run --rm`.
+    Run,
+    /// Containers per second, 16 at once.
+    Cycles,
+    /// Import and unpack of an image.
+    Import,
+    /// Metadata writes per second.
+    Metadata,
+    /// Latency of one call.
+    Latency,
+    /// Start of a daemon that has running containers.
+    Restart,
+}
+
+impl Measure {
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    fn take(self, plan: &side::Plan, containers: u16) -> Result<Vec<Row>> {
+        match self {
+            Measure::Memory => memory::measure(plan),
+            Measure::Run => run::measure(plan),
+            Measure::Cycles => cycles::measure(plan),
+            Measure::Import => import::measure(plan),
+            Measure::Metadata => metadata::measure(plan),
+            Measure::Latency => latency::measure(plan),
+            Measure::Restart => restart::measure(plan, usize::from(containers)),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let outcome = match words.split_first() {
+        Some((first, rest)) if first == timed::COMMAND => timed::main(rest),
+        _ => bench(&Arguments::parse()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(arguments: &Arguments) -> Result<()> {
+    rounds::stop_at_signals()?;
+    let plan = side::Plan::new(
+        arguments.quick,
+        arguments.rounds.map(usize::from),
+        arguments.sides.clone(),
+        arguments.samples,
+    )?;
+    let mut report = Report::new(machine::facts(&plan)?);
+    for measure in Measure::value_variants() {
+        if !arguments.only.is_empty() && !arguments.only.contains(measure) {
+            continue;
+        }
+        rounds::check()?;
+        eprintln!("bench: {}", measure.name());
+        match measure.take(&plan, arguments.containers) {
+            Ok(rows) => report.rows.extend(rows),
+            Err(error) => {
+                rounds::check()?;
+                eprintln!("bench: {}: {error:?}", measure.name());
+                report.failures.push(format!("{}: {}", measure.name(), first_line(&error)));
+            }
+        }
+    }
+    report.load_at_end = machine::load()?;
+    let text = report.to_string();
+    print(&text)?;
+    if arguments.write_readme {
+        readme::write(&text).context("README.md")?;
+    }
+    if !report.failures.is_empty() {
+        bail!("{} of the measures failed", report.failures.len());
+    }
+    Ok(())
+}
+
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+}
+
+fn first_line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    text.lines().next().unwrap_or_default().to_owned()
+}

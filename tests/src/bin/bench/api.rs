@@ -1,0 +1,285 @@
+//! What the measures call, without a client program between.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use api_grpc::containers::containers_client::ContainersClient;
+use api_grpc::containers::{
+    Container, CreateContainerRequest, DeleteContainerRequest, GetContainerRequest,
+};
+use api_grpc::leases::leases_client::LeasesClient;
+use api_grpc::leases::{CreateRequest, DeleteRequest};
+use api_grpc::snapshots::snapshots_client::SnapshotsClient;
+use api_grpc::snapshots::{
+    ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
+};
+use api_grpc::tasks::tasks_client::TasksClient;
+use api_grpc::tasks::{
+    CreateTaskRequest, DeleteTaskRequest, ListTasksRequest, StartRequest, WaitRequest,
+};
+use api_grpc::version::version_client::VersionClient;
+use api_grpc::{MAX_MESSAGE_SIZE, NAMESPACE_HEADER};
+use api_shim::process::Status;
+use api_shim::types::Mount;
+use e2e::World;
+use e2e::world::IMAGE;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+
+/// The snapshotter that all use.
+const SNAPSHOTTER: &str = "overlayfs";
+
+/// How long one call may take: more than anything here needs on a busy machine.
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// A runtime for one thread of clients.
+///
+/// # Errors
+///
+/// The kernel gives no epoll instance.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// One connection of one client.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    channel: Channel,
+    namespace: MetadataValue<Ascii>,
+}
+
+impl Lane {
+    /// Connects to the daemon of `world`.
+    ///
+    /// # Errors
+    ///
+    /// Nobody listens.
+    pub async fn connect(world: &World) -> Result<Lane> {
+        Lane::connect_to(&world.socket(), world.namespace()).await
+    }
+
+    /// Connects to `socket`.
+    ///
+    /// # Errors
+    ///
+    /// Nobody listens.
+    pub async fn connect_to(socket: &Path, namespace: &str) -> Result<Lane> {
+        let address = format!("unix://{}", socket.display());
+        let channel = Endpoint::from_shared(address)?.timeout(CALL_LIMIT).connect().await?;
+        Ok(Lane { channel, namespace: namespace.parse()? })
+    }
+
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        request.metadata_mut().insert(NAMESPACE_HEADER, self.namespace.clone());
+        request
+    }
+
+    fn containers(&self) -> ContainersClient<Channel> {
+        ContainersClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_SIZE)
+    }
+
+    fn tasks(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_SIZE)
+    }
+
+    fn snapshots(&self) -> SnapshotsClient<Channel> {
+        SnapshotsClient::new(self.channel.clone())
+    }
+
+    fn leases(&self) -> LeasesClient<Channel> {
+        LeasesClient::new(self.channel.clone())
+    }
+
+    /// The client of the version service.
+    #[must_use]
+    pub fn version(&self) -> VersionClient<Channel> {
+        VersionClient::new(self.channel.clone())
+    }
+
+    /// Makes the record of a container: one write.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn create_container(&self, container: Container) -> Result<()> {
+        let message = CreateContainerRequest { container: Some(container) };
+        self.containers().create(self.request(message)).await.context("Containers.Create")?;
+        Ok(())
+    }
+
+    /// Deletes the record of a container: one write.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn delete_container(&self, id: &str) -> Result<()> {
+        let message = DeleteContainerRequest { id: id.to_owned() };
+        self.containers().delete(self.request(message)).await.context("Containers.Delete")?;
+        Ok(())
+    }
+
+    /// Makes a lease: one write.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn create_lease(&self, id: &str) -> Result<()> {
+        let message = CreateRequest { id: id.to_owned(), ..CreateRequest::default() };
+        self.leases().create(self.request(message)).await.context("Leases.Create")?;
+        Ok(())
+    }
+
+    /// Deletes a lease: one write.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn delete_lease(&self, id: &str) -> Result<()> {
+        let message = DeleteRequest { id: id.to_owned(), sync: false };
+        self.leases().delete(self.request(message)).await.context("Leases.Delete")?;
+        Ok(())
+    }
+
+    /// How many committed snapshots there are.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn committed_snapshots(&self) -> Result<usize> {
+        let filters = vec!["kind==committed".to_owned()];
+        let message = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.to_owned(), filters };
+        let mut stream = self.snapshots().list(self.request(message)).await?.into_inner();
+        let mut count = 0;
+        while let Some(part) = stream.message().await? {
+            count += part.info.len();
+        }
+        Ok(count)
+    }
+
+    /// How many tasks run.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn running_tasks(&self) -> Result<usize> {
+        let message = ListTasksRequest::default();
+        let tasks = self.tasks().list(self.request(message)).await?.into_inner().tasks;
+        Ok(tasks.iter().filter(|task| task.status() == Status::Running).count())
+    }
+
+    async fn prepare(&self, id: &str, template: &Template) -> Result<Vec<Mount>> {
+        let message = PrepareSnapshotRequest {
+            snapshotter: SNAPSHOTTER.to_owned(),
+            key: id.to_owned(),
+            parent: template.parent.clone(),
+            ..PrepareSnapshotRequest::default()
+        };
+        let answer = self.snapshots().prepare(self.request(message)).await;
+        Ok(answer.context("Snapshots.Prepare")?.into_inner().mounts)
+    }
+
+    /// Makes a container with its snapshot and starts it. Returns before its end.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn start(&self, id: &str, template: &Template) -> Result<()> {
+        self.create(id, template).await?;
+        self.start_created(id).await
+    }
+
+    async fn create(&self, id: &str, template: &Template) -> Result<()> {
+        let rootfs = self.prepare(id, template).await?;
+        self.create_container(template.container(id)).await?;
+        let message = CreateTaskRequest {
+            container_id: id.to_owned(),
+            rootfs,
+            ..CreateTaskRequest::default()
+        };
+        self.tasks().create(self.request(message)).await.context("Tasks.Create")?;
+        Ok(())
+    }
+
+    async fn start_created(&self, id: &str) -> Result<()> {
+        let message = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
+        self.tasks().start(self.request(message)).await.context("Tasks.Start")?;
+        Ok(())
+    }
+
+    /// The whole life of a container whose process ends by itself, as clients lead it: snapshot,
+    /// record, create, wait, start, delete, and nothing is left.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's, or the process does not end with 0.
+    pub async fn cycle(&self, id: &str, template: &Template) -> Result<()> {
+        self.create(id, template).await?;
+        let message = WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
+        let mut tasks = self.tasks();
+        let wait = tasks.wait(self.request(message));
+        let start = self.start_created(id);
+        let (wait, start) = tokio::join!(wait, start);
+        start?;
+        let status = wait.context("Tasks.Wait")?.into_inner().exit_status;
+        let message = DeleteTaskRequest { container_id: id.to_owned() };
+        self.tasks().delete(self.request(message)).await.context("Tasks.Delete")?;
+        self.delete_container(id).await?;
+        let message =
+            RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id.to_owned() };
+        self.snapshots().remove(self.request(message)).await.context("Snapshots.Remove")?;
+        if status != 0 {
+            bail!("container {id} ended with {status}");
+        }
+        Ok(())
+    }
+}
+
+/// A container as `ctr` makes it, to make others like it.
+#[derive(Clone, Debug)]
+pub struct Template {
+    container: Container,
+    parent: String,
+}
+
+/// The id of the container that a template is taken from.
+const TEMPLATE_ID: &str = "template";
+
+impl Template {
+    /// Takes one of the small image that runs `command`; nothing of it stays in `world`.
+    ///
+    /// # Errors
+    ///
+    /// `ctr` or the daemon fails.
+    pub async fn take(world: &World, lane: &Lane, command: &str) -> Result<Template> {
+        world.ctr(&format!("containers create {IMAGE} {TEMPLATE_ID} {command}"))?;
+        let message = GetContainerRequest { id: TEMPLATE_ID.to_owned() };
+        let answer = lane.containers().get(lane.request(message)).await?.into_inner();
+        let container = answer.container.context("no container in the answer")?;
+        let message = StatSnapshotRequest {
+            snapshotter: SNAPSHOTTER.to_owned(),
+            key: container.snapshot_key.clone(),
+        };
+        let answer = lane.snapshots().stat(lane.request(message)).await?.into_inner();
+        let parent = answer.info.context("no snapshot in the answer")?.parent;
+        world.ctr(&format!("containers rm {TEMPLATE_ID}"))?;
+        Ok(Template { container, parent })
+    }
+
+    /// The record of a container `id` like this one.
+    #[must_use]
+    pub fn container(&self, id: &str) -> Container {
+        let mut container = self.container.clone();
+        id.clone_into(&mut container.id);
+        id.clone_into(&mut container.snapshot_key);
+        container.created_at = None;
+        container.updated_at = None;
+        if let Some(spec) = &mut container.spec {
+            let text = String::from_utf8_lossy(&spec.value);
+            // The control group is the only place in a spec of `ctr` that has the id.
+            spec.value = text.replace(&format!("/{TEMPLATE_ID}\""), &format!("/{id}\"")).into();
+        }
+        container
+    }
+}
