@@ -29,10 +29,8 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// Runs `command` and gives its standard output; on failure the error holds both outputs.
 pub fn output(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start {shown}"))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {shown}"))?;
     if !output.status.success() {
         bail!(
             "{shown} failed: {}\n{}{}",

@@ -17,11 +17,7 @@ pub struct Need {
 /// What the demo needs.
 pub const DEMO: &[Need] = &[
     Need { program: "runc", package: "runc", why: "the OCI runtime that creates containers" },
-    Need {
-        program: "busybox",
-        package: "busybox-static",
-        why: "the program of the demo's image",
-    },
+    Need { program: "busybox", package: "busybox-static", why: "the program of the demo's image" },
 ];
 
 /// What the tests and benches need beyond that.
@@ -85,8 +81,12 @@ pub fn install(needs: &[Need]) -> Result<()> {
 /// Debian's package manager, without questions and with patience for another one's lock.
 pub fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["-q", "-o", "DPkg::Lock::Timeout=300", "-o", "APT::Sandbox::User=root"]);
+    command.env("DEBIAN_FRONTEND", "noninteractive").args([
+        "-q",
+        "-o",
+        "DPkg::Lock::Timeout=300",
+        "-o",
+        "APT::Sandbox::User=root",
+    ]);
     command
 }

@@ -114,7 +114,9 @@ impl Collector for Scheduler {
         let stopped = || Error::unavailable("the garbage collector has stopped");
         let (waiter, done) = oneshot::channel();
         self.requests.send(waiter).await.map_err(|_| stopped())?;
-        done.await.map_err(|_| stopped())?.map_err(|text| Error::unknown(format!("gc failed: {text}")))
+        done.await
+            .map_err(|_| stopped())?
+            .map_err(|text| Error::unknown(format!("gc failed: {text}")))
     }
 }
 
@@ -217,8 +219,7 @@ fn tell(stores: &Stores, collection: &Collection) {
                 stores.notifier.publish(&namespace, "/images/delete", &event);
             }
             Resource::Snapshot { snapshotter, key } => {
-                let event =
-                    SnapshotRemove { key: key.clone(), snapshotter: snapshotter.clone() };
+                let event = SnapshotRemove { key: key.clone(), snapshotter: snapshotter.clone() };
                 stores.notifier.publish(&namespace, "/snapshot/remove", &event);
             }
             Resource::Blob(_) | Resource::Lease(_) | Resource::Ingest(_) => {}
@@ -237,14 +238,13 @@ async fn sweep(stores: Stores, collection: Collection) {
             stores.metadata.mark_content_dirty();
         }
     };
-    let snapshots = futures_util::future::join_all(collection.sweep_snapshotters.iter().map(
-        async |name| {
+    let snapshots =
+        futures_util::future::join_all(collection.sweep_snapshotters.iter().map(async |name| {
             let Some(snapshots) = stores.snapshots.get(name) else { return };
             if let Err(error) = snapshots.sweep().await {
                 tracing::error!(snapshotter = name, %error, "sweep of a snapshotter failed");
                 stores.metadata.mark_snapshotter_dirty(name);
             }
-        },
-    ));
+        }));
     futures_util::join!(content, snapshots);
 }

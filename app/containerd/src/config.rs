@@ -245,7 +245,8 @@ impl Config {
         let table = toml::Value::Table(source.table.clone());
         let mut config: Config = serde_ignored::deserialize(table, |path| {
             let place = source.provenance.place_of(&path.to_string());
-            warnings.push(format!("{place}: ignoring unknown key {path:?}", path = path.to_string()));
+            warnings
+                .push(format!("{place}: ignoring unknown key {path:?}", path = path.to_string()));
         })
         .with_context(|| format!("configuration {}", source.provenance.root()))?;
         config.version = VERSION;

@@ -15,13 +15,13 @@ use base_telemetry::process::ProcessCollector;
 use runtime_supervisor::Supervisor;
 use service_grpc::PluginReport;
 use service_grpc::metering::MeteringLayer;
+use service_grpc::server::{self, Dispatcher, GrpcService};
 use service_grpc::ttrpc_events::ShimEvents;
 use tokio::signal::unix::{SignalKind, signal};
 use tower::Layer as _;
 
 use crate::builtins::{self, Surroundings};
 use crate::config::{Loaded, PluginTables};
-use crate::server::{self, Dispatcher, GrpcService};
 use crate::{cli, http, sockets};
 
 /// Threads that serve: more do not help a daemon whose work is elsewhere.
@@ -80,11 +80,8 @@ pub fn run(loaded: Loaded) -> Result<()> {
         report: PluginReport::default(),
     });
     let config = &surroundings.config;
-    let plugins = builtins::graph(&surroundings).start(
-        &config.disabled_plugins,
-        &config.root,
-        &config.state,
-    );
+    let plugins =
+        builtins::graph(&surroundings).start(&config.disabled_plugins, &config.root, &config.state);
     for warning in tables.warnings(&builtins::configured()) {
         tracing::warn!("{warning}");
     }
@@ -99,7 +96,8 @@ pub fn run(loaded: Loaded) -> Result<()> {
 /// Fails if a plugin that the configuration requires is not there.
 fn required(plugins: &Plugins, wanted: &[String]) -> Result<()> {
     for uri in wanted {
-        let found = plugins.list().iter().find(|loaded| format!("{}.{}", loaded.kind, loaded.id) == *uri);
+        let found =
+            plugins.list().iter().find(|loaded| format!("{}.{}", loaded.kind, loaded.id) == *uri);
         match found.map(|loaded| &loaded.outcome) {
             Some(Outcome::Loaded) => {}
             Some(Outcome::Skipped(reason)) => bail!("load required plugin {uri}: {reason}"),
@@ -178,8 +176,7 @@ async fn serve(surroundings: &Surroundings, plugins: Plugins) -> Result<()> {
         (config.ttrpc.uid, config.ttrpc.gid)
     };
     let ttrpc = sockets::listen(Path::new(&ttrpc_path), uid, gid)?;
-    let grpc =
-        sockets::listen(Path::new(&config.grpc.address), config.grpc.uid, config.grpc.gid)?;
+    let grpc = sockets::listen(Path::new(&config.grpc.address), config.grpc.uid, config.grpc.gid)?;
     let shims = serve_shims((*supervisor).clone(), ttrpc);
     let clients = server::serve(grpc, metering.layer(dispatcher(&plugins)?));
     let mut terminate = signal(SignalKind::terminate())?;

@@ -11,7 +11,6 @@ mod daemon;
 mod database;
 mod http;
 mod publish;
-mod server;
 mod sockets;
 
 use std::process::ExitCode;

@@ -14,7 +14,8 @@ const MAX_EVENT: u64 = 4 << 20;
 pub fn run(address: &str, namespace: &str, topic: &str) -> Result<()> {
     let mut encoded = Vec::new();
     std::io::stdin().take(MAX_EVENT).read_to_end(&mut encoded).context("read the event")?;
-    let event = <Any as api_shim::Message>::decode(encoded.as_slice()).context("decode the event")?;
+    let event =
+        <Any as api_shim::Message>::decode(encoded.as_slice()).context("decode the event")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let channel = tonic::transport::Endpoint::try_from(format!("unix://{address}"))?

@@ -241,7 +241,10 @@ mod tests {
     #[test]
     fn class_text_stands_once_at_the_end() {
         assert_eq!(Error::not_found("image \"x\"").to_string(), "image \"x\": not found");
-        assert_eq!(Error::not_found("image \"x\": not found").to_string(), "image \"x\": not found");
+        assert_eq!(
+            Error::not_found("image \"x\": not found").to_string(),
+            "image \"x\": not found"
+        );
         assert_eq!(Error::not_found("").to_string(), "not found");
         assert_eq!(Error::unknown("exit status 1").to_string(), "exit status 1");
         assert_eq!(

@@ -180,11 +180,7 @@ impl Graph {
 }
 
 /// Moves the registration at `index` to `ordered`, after all that it requires.
-fn visit(
-    index: usize,
-    left: &mut Vec<Option<Registration>>,
-    ordered: &mut Vec<Registration>,
-) {
+fn visit(index: usize, left: &mut Vec<Option<Registration>>, ordered: &mut Vec<Registration>) {
     let Some(registration) = left[index].take() else { return };
     for required in registration.requires.iter().filter(|required| **required != ALL) {
         for other in 0..left.len() {

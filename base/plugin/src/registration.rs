@@ -25,7 +25,8 @@ impl<E: Into<Error>> From<E> for PluginError {
 }
 
 /// How a plugin comes into being.
-type Init = Box<dyn FnOnce(&mut InitContext<'_>) -> Result<Arc<dyn Any + Send + Sync>, PluginError>>;
+type Init =
+    Box<dyn FnOnce(&mut InitContext<'_>) -> Result<Arc<dyn Any + Send + Sync>, PluginError>>;
 
 /// A plugin that could be started.
 pub struct Registration {
@@ -99,9 +100,12 @@ impl InitContext<'_> {
     /// As [`InitContext::get`].
     pub fn single<T: Any + Send + Sync>(&self, kind: &str) -> Result<Arc<T>> {
         self.declared(kind)?;
-        self.plugins.all(kind)?.into_iter().next().map(|(_, instance)| instance).ok_or_else(|| {
-            Error::not_found(format!("no plugins registered for {kind:?}"))
-        })
+        self.plugins
+            .all(kind)?
+            .into_iter()
+            .next()
+            .map(|(_, instance)| instance)
+            .ok_or_else(|| Error::not_found(format!("no plugins registered for {kind:?}")))
     }
 
     /// All instances of type `kind`, by id.
@@ -114,7 +118,8 @@ impl InitContext<'_> {
     }
 
     fn declared(&self, kind: &str) -> Result<()> {
-        if self.requires.iter().any(|required| *required == kind || *required == crate::types::ALL) {
+        if self.requires.iter().any(|required| *required == kind || *required == crate::types::ALL)
+        {
             return Ok(());
         }
         Err(Error::failed_precondition(format!(

@@ -196,9 +196,7 @@ fn render(format: Format, time: &str, level: &str, module: &str, fields: &Fields
 /// logrus leaves a value bare if it has only these characters.
 fn is_bare(value: &str) -> bool {
     !value.is_empty()
-        && value
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._/@^+".contains(&byte))
+        && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._/@^+".contains(&byte))
 }
 
 fn quote_if_needed(line: &mut String, value: &str) {

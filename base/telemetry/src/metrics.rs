@@ -12,8 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 const MAX_SERIES: usize = 4096;
 
 /// Upper bounds of histogram buckets in seconds: Prometheus' defaults.
-pub const SECONDS: [f64; 11] =
-    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+pub const SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// What a scrape shows.
 #[derive(Clone, Default)]
@@ -74,8 +73,7 @@ impl Registry {
     /// Everything, in the text format.
     #[must_use]
     pub fn encode(&self) -> String {
-        let families =
-            self.families.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let families = self.families.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut text = String::new();
         for family in families {
             family.collect(&mut text);

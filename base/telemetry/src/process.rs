@@ -93,7 +93,8 @@ mod tests {
     fn this_process_has_figures() {
         let mut text = String::new();
         ProcessCollector.collect(&mut text);
-        for name in ["process_cpu_seconds_total", "process_open_fds", "process_resident_memory_bytes"]
+        for name in
+            ["process_cpu_seconds_total", "process_open_fds", "process_resident_memory_bytes"]
         {
             assert!(text.contains(&format!("\n{name} ")), "{name} in {text}");
         }

@@ -60,7 +60,11 @@ fn record(message: Message) -> Container {
 }
 
 impl ContainersService {
-    fn matching(&self, namespace: &Namespace, filters: &[String]) -> Result<Vec<Container>, Status> {
+    fn matching(
+        &self,
+        namespace: &Namespace,
+        filters: &[String],
+    ) -> Result<Vec<Container>, Status> {
         let filter = Filter::parse_all(filters).map_err(status)?;
         self.0.metadata.view(|tx| Ok(tx.containers(namespace, &filter)?)).map_err(status)
     }

@@ -72,9 +72,15 @@ fn send_frames(
         while filled < want {
             let at = offset + filled as u64;
             match reader.read_at(&mut frame[filled..], at) {
-                Ok(0) => return Err(status(Error::data_loss(format!("content ends at {at}, not {end}")))),
+                Ok(0) => {
+                    return Err(status(Error::data_loss(format!(
+                        "content ends at {at}, not {end}"
+                    ))));
+                }
                 Ok(count) => filled += count,
-                Err(error) => return Err(status(Error::from(error).context(format!("read content at {at}")))),
+                Err(error) => {
+                    return Err(status(Error::from(error).context(format!("read content at {at}"))));
+                }
             }
         }
         let response = ReadContentResponse { offset: size(offset), data: frame.freeze() };

@@ -40,7 +40,8 @@ pub(crate) fn unsigned(size: i64) -> u64 {
 
 /// A digest from the wire: InvalidArgument if it is none.
 pub(crate) fn digest(text: &str) -> Result<Digest, Status> {
-    Digest::parse(text).map_err(|error| status(base_errors::Error::from(error).context(format!("{text:?}"))))
+    Digest::parse(text)
+        .map_err(|error| status(base_errors::Error::from(error).context(format!("{text:?}"))))
 }
 
 /// An optional digest from the wire.

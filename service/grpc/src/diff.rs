@@ -30,8 +30,7 @@ impl Diff for DiffService {
         let mounts = mounts(request.mounts);
         let mut last = Error::not_implemented("no differ is loaded");
         for differ in &self.0.differs {
-            let options =
-                ApplyOptions { sync_fs: request.sync_fs, ..ApplyOptions::default() };
+            let options = ApplyOptions { sync_fs: request.sync_fs, ..ApplyOptions::default() };
             match differ.apply(&content, &layer, &mounts, options).await {
                 Ok(applied) => {
                     let applied = Some(descriptor_message(applied));

@@ -44,8 +44,7 @@ impl Events for EventsService {
         &self,
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let subscription =
-            self.exchange.subscribe(&request.get_ref().filters).map_err(status)?;
+        let subscription = self.exchange.subscribe(&request.get_ref().filters).map_err(status)?;
         let envelopes = subscription.map(|envelope| {
             Ok(Envelope {
                 timestamp: Some(envelope.timestamp),

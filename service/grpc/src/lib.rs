@@ -19,6 +19,7 @@ mod namespaces;
 mod notify;
 mod request;
 mod sandbox;
+pub mod server;
 mod snapshots;
 mod streaming;
 mod tasks;

@@ -34,8 +34,7 @@ impl Namespaces for NamespacesService {
         request: Request<GetNamespaceRequest>,
     ) -> Result<Response<GetNamespaceResponse>, Status> {
         let name = name(&request.get_ref().name)?;
-        let labels =
-            self.0.metadata.view(|tx| Ok(tx.namespace_labels(&name)?)).map_err(status)?;
+        let labels = self.0.metadata.view(|tx| Ok(tx.namespace_labels(&name)?)).map_err(status)?;
         let namespace = Some(Message { name: name.to_string(), labels });
         Ok(Response::new(GetNamespaceResponse { namespace }))
     }

@@ -95,9 +95,7 @@ impl StreamingApi for StreamingService {
             Any { type_url: "google.protobuf.Empty".to_owned(), value: Vec::new() };
         let _ = outgoing.try_send(Ok(acknowledgement));
         let alive = outgoing.clone();
-        self.0
-            .insert((namespace, init.id), Taken { incoming, outgoing })
-            .map_err(status)?;
+        self.0.insert((namespace, init.id), Taken { incoming, outgoing }).map_err(status)?;
         // Carries the client's messages until either end closes.
         tokio::spawn(async move {
             // `alive` keeps the answer open while the client sends: its side closes first.

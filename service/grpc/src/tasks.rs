@@ -85,10 +85,7 @@ impl Tasks for TasksService {
         let task = CreateTask {
             id: container.id.clone(),
             spec: container.spec,
-            runtime: Runtime {
-                name: container.runtime.name,
-                options: container.runtime.options,
-            },
+            runtime: Runtime { name: container.runtime.name, options: container.runtime.options },
             sandbox_id: container.sandbox_id,
             rootfs: request.rootfs,
             stdin: request.stdin,

@@ -1,7 +1,7 @@
 //! `containerd.services.transfer.v1`: finds out what is to be moved where, and has it done.
 
-use api_grpc::transfer::transfer_server::Transfer;
 use api_grpc::transfer::TransferRequest;
+use api_grpc::transfer::transfer_server::Transfer;
 use api_grpc::transfer_types::{
     ImageExportStream, ImageImportStream, ImageStore, OciRegistry, Progress as ProgressMessage,
 };

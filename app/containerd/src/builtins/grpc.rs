@@ -22,6 +22,7 @@ use base_plugin::{Graph, Registration, types};
 use image_transfer::Transferrer;
 use runtime_event::Exchange;
 use runtime_supervisor::Supervisor;
+use service_grpc::server::GrpcService;
 use service_grpc::{
     Backends, ContainersService, ContentService, DiffService, EventsService, ImagesService,
     IntrospectionService, LeasesService, MountsService, NamespacesService,
@@ -30,7 +31,6 @@ use service_grpc::{
 };
 
 use super::Surroundings;
-use crate::server::GrpcService;
 
 /// A plugin's instance that adds `server`, with the configured sizes, to the routes.
 macro_rules! serve {
@@ -54,14 +54,78 @@ macro_rules! store_service {
 }
 
 pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
-    store_service!(graph, surroundings, "containers", types::SERVICE, "containers-service", ContainersServer, ContainersService);
-    store_service!(graph, surroundings, "content", types::SERVICE, "content-service", ContentServer, ContentService);
-    store_service!(graph, surroundings, "diff", types::SERVICE, "diff-service", DiffServer, DiffService);
-    store_service!(graph, surroundings, "images", types::SERVICE, "images-service", ImagesServer, ImagesService);
-    store_service!(graph, surroundings, "leases", types::LEASE, "manager", LeasesServer, LeasesService);
-    store_service!(graph, surroundings, "namespaces", types::SERVICE, "namespaces-service", NamespacesServer, NamespacesService);
-    store_service!(graph, surroundings, "sandboxes", types::SANDBOX_STORE, "local", StoreServer, SandboxStoreService);
-    store_service!(graph, surroundings, "snapshots", types::SERVICE, "snapshots-service", SnapshotsServer, SnapshotsService);
+    store_service!(
+        graph,
+        surroundings,
+        "containers",
+        types::SERVICE,
+        "containers-service",
+        ContainersServer,
+        ContainersService
+    );
+    store_service!(
+        graph,
+        surroundings,
+        "content",
+        types::SERVICE,
+        "content-service",
+        ContentServer,
+        ContentService
+    );
+    store_service!(
+        graph,
+        surroundings,
+        "diff",
+        types::SERVICE,
+        "diff-service",
+        DiffServer,
+        DiffService
+    );
+    store_service!(
+        graph,
+        surroundings,
+        "images",
+        types::SERVICE,
+        "images-service",
+        ImagesServer,
+        ImagesService
+    );
+    store_service!(
+        graph,
+        surroundings,
+        "leases",
+        types::LEASE,
+        "manager",
+        LeasesServer,
+        LeasesService
+    );
+    store_service!(
+        graph,
+        surroundings,
+        "namespaces",
+        types::SERVICE,
+        "namespaces-service",
+        NamespacesServer,
+        NamespacesService
+    );
+    store_service!(
+        graph,
+        surroundings,
+        "sandboxes",
+        types::SANDBOX_STORE,
+        "local",
+        StoreServer,
+        SandboxStoreService
+    );
+    store_service!(
+        graph,
+        surroundings,
+        "snapshots",
+        types::SERVICE,
+        "snapshots-service",
+        SnapshotsServer,
+        SnapshotsService
+    );
     with_runtime(graph, surroundings);
     alone(graph, surroundings);
 }
@@ -82,10 +146,15 @@ fn with_runtime(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
         serve!(config, EventsServer, EventsService { exchange, supervisor })
     }));
     let config = surroundings.config.grpc.clone();
-    graph.register(Registration::new(types::GRPC, "streaming", &[types::STREAMING], move |context| {
-        let streams = (*context.single::<Streams>(types::STREAMING)?).clone();
-        serve!(config, StreamingServer, StreamingService(streams))
-    }));
+    graph.register(Registration::new(
+        types::GRPC,
+        "streaming",
+        &[types::STREAMING],
+        move |context| {
+            let streams = (*context.single::<Streams>(types::STREAMING)?).clone();
+            serve!(config, StreamingServer, StreamingService(streams))
+        },
+    ));
     let config = surroundings.config.grpc.clone();
     let requires = &[types::TRANSFER, types::STREAMING];
     graph.register(Registration::new(types::GRPC, "transfer", requires, move |context| {
@@ -116,8 +185,13 @@ fn alone(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
     }));
     let config = surroundings.config.grpc.clone();
     let report = surroundings.report.clone();
-    graph.register(Registration::new(types::GRPC, "introspection", &[types::ALL], move |context| {
-        let uuid_file = context.root.join("uuid");
-        serve!(config, IntrospectionServer, IntrospectionService { report, uuid_file })
-    }));
+    graph.register(Registration::new(
+        types::GRPC,
+        "introspection",
+        &[types::ALL],
+        move |context| {
+            let uuid_file = context.root.join("uuid");
+            serve!(config, IntrospectionServer, IntrospectionService { report, uuid_file })
+        },
+    ));
 }

@@ -68,10 +68,12 @@ impl Containers for Records {
         id: &'a str,
     ) -> BoxFuture<'a, Option<Runtime>> {
         let record = self.0.view(|tx| Ok(tx.container(namespace, id)?)).ok();
-        Box::pin(std::future::ready(record.map(|record| Runtime {
-            name: record.runtime.name,
-            options: record.runtime.options,
-        })))
+        Box::pin(std::future::ready(
+            record.map(|record| Runtime {
+                name: record.runtime.name,
+                options: record.runtime.options,
+            }),
+        ))
     }
 }
 

@@ -28,10 +28,10 @@ impl Provenance {
     #[must_use]
     pub fn place_of(&self, path: &str) -> String {
         // A dotted path can be cut in more than one way, so it is compared as it would be shown.
-        self.lines
-            .iter()
-            .find(|(key, _)| key.join(".") == path)
-            .map_or_else(|| self.root.clone(), |(_, (file, line))| format!("{}:{line}", file.display()))
+        self.lines.iter().find(|(key, _)| key.join(".") == path).map_or_else(
+            || self.root.clone(),
+            |(_, (file, line))| format!("{}:{line}", file.display()),
+        )
     }
 }
 
@@ -87,7 +87,12 @@ fn version_of(table: &toml::Table) -> i64 {
 }
 
 /// The files that `table`, which stands in `file`, imports.
-fn imports(file: &Path, table: &toml::Table, first: bool, warnings: &mut Vec<String>) -> Vec<PathBuf> {
+fn imports(
+    file: &Path,
+    table: &toml::Table,
+    first: bool,
+    warnings: &mut Vec<String>,
+) -> Vec<PathBuf> {
     let default = || vec![toml::Value::from("/etc/containerd/conf.d/*.toml")];
     let patterns = match table.get("imports").and_then(toml::Value::as_array) {
         Some(patterns) => patterns.clone(),
@@ -161,7 +166,8 @@ pub(super) fn merge(into: &mut toml::Table, from: toml::Table) {
 
 fn remember_lines(file: &Path, text: &str, lines: &mut BTreeMap<Vec<String>, (PathBuf, usize)>) {
     let Ok(table) = DeTable::parse(text) else { return };
-    let line_of = |at: usize| text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+    let line_of =
+        |at: usize| text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
     let mut stack = vec![(Vec::new(), table.get_ref().clone())];
     while let Some((path, table)) = stack.pop() {
         for (key, value) in table {

@@ -63,7 +63,9 @@ pub(super) fn migrate(table: &mut toml::Table, version: i64) -> Result<()> {
     }
     if version == 4 {
         for (plugin, name) in SERVERS {
-            if let Some(toml::Value::Table(server)) = plugins(table).and_then(|all| all.remove(*plugin)) {
+            if let Some(toml::Value::Table(server)) =
+                plugins(table).and_then(|all| all.remove(*plugin))
+            {
                 let top = table.entry((*name).to_owned()).or_insert(toml::Table::new().into());
                 if let Some(top) = top.as_table_mut() {
                     super::file::merge(top, server);

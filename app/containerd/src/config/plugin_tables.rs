@@ -40,7 +40,8 @@ impl PluginTables {
         let table = self.tables.get(uri).cloned().unwrap_or_default();
         let config: T = serde_ignored::deserialize(toml::Value::Table(table), |path| {
             let place = self.provenance.place_of(&format!("plugins.{uri}.{path}"));
-            let text = format!("{place}: ignoring unknown key {:?} of plugin {uri}", path.to_string());
+            let text =
+                format!("{place}: ignoring unknown key {:?} of plugin {uri}", path.to_string());
             self.warnings.borrow_mut().push(text);
         })
         .map_err(|error| {

@@ -91,7 +91,8 @@ fn imports_merge_by_one_rule() {
 #[test]
 fn version_one_knows_plugins_by_bare_ids() {
     let files = Files::new("one");
-    let path = files.write("c.toml", "disabled_plugins = [\"cri\"]\n[plugins.bolt]\nno_sync = true\n");
+    let path =
+        files.write("c.toml", "disabled_plugins = [\"cri\"]\n[plugins.bolt]\nno_sync = true\n");
     let config = Config::load(&path, true, &Overrides::default()).unwrap().config;
     assert_eq!(config.disabled_plugins, ["io.containerd.grpc.v1.cri"]);
     assert!(config.plugins.contains_key("io.containerd.metadata.v1.bolt"));
@@ -100,8 +101,10 @@ fn version_one_knows_plugins_by_bare_ids() {
 #[test]
 fn version_four_keeps_listeners_in_plugins() {
     let files = Files::new("four");
-    let path = files
-        .write("c.toml", "version = 4\n[plugins.\"io.containerd.server.v1.grpc\"]\naddress = \"/x.sock\"\n");
+    let path = files.write(
+        "c.toml",
+        "version = 4\n[plugins.\"io.containerd.server.v1.grpc\"]\naddress = \"/x.sock\"\n",
+    );
     let config = Config::load(&path, true, &Overrides::default()).unwrap().config;
     assert_eq!(config.grpc.address, "/x.sock");
     assert_eq!(config.ttrpc_address(), "/x.sock.ttrpc");

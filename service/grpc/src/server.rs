@@ -99,10 +99,8 @@ impl Service<Request> for Dispatcher {
                 Box::pin(async move { Ok(answer.await) })
             }
             None => {
-                let status = Status::unimplemented(format!(
-                    "unknown service {}",
-                    name.unwrap_or_default()
-                ));
+                let status =
+                    Status::unimplemented(format!("unknown service {}", name.unwrap_or_default()));
                 Box::pin(std::future::ready(Ok(status.into_http())))
             }
         }
@@ -124,7 +122,8 @@ where
                 continue;
             }
         };
-        let service = service.clone().map_request(|request: http::Request<_>| request.map(Body::new));
+        let service =
+            service.clone().map_request(|request: http::Request<_>| request.map(Body::new));
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
