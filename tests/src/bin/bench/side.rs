@@ -30,11 +30,12 @@ impl Plan {
     /// # Errors
     ///
     /// A program is missing.
-    pub fn new(quick: bool, rounds: Option<usize>, bookworm: bool, samples: bool) -> Result<Plan> {
-        let mut makers = vec![Maker::Ours, Maker::Forky];
-        if bookworm {
-            makers.push(Maker::Bookworm);
-        }
+    pub fn new(
+        quick: bool,
+        rounds: Option<usize>,
+        makers: Vec<Maker>,
+        samples: bool,
+    ) -> Result<Plan> {
         for maker in &makers {
             maker.daemon()?;
             maker.shim()?;
