@@ -1,4 +1,5 @@
 //! The project's one entry: demo, test, bench, install.
+#![expect(clippy::print_stdout, reason = "a command line")]
 
 mod bench;
 mod build;

@@ -143,8 +143,7 @@ fn mirror_in(sources: &str) -> Option<String> {
             if let Some(uris) = line.strip_prefix("URIs:") {
                 return uris.split_whitespace().next();
             }
-            let words = line.strip_prefix("deb ")?.split_whitespace();
-            words.filter(|word| word.contains("://")).next()
+            line.strip_prefix("deb ")?.split_whitespace().find(|word| word.contains("://"))
         })
         .find(|uri| !uri.contains("security"))
         .map(|uri| uri.trim_end_matches('/').to_owned())

@@ -224,7 +224,6 @@ impl Content for ContentService {
                     let event = ContentCreate {
                         digest: committed.digest.as_str().to_owned(),
                         size: size(committed.size),
-                        ..ContentCreate::default()
                     };
                     notifier.publish(&scope.namespace, "/content/create", &event);
                 }
