@@ -412,10 +412,28 @@ impl World {
     ///
     /// `ctr` fails.
     pub fn import(&self, archive: &Path) -> Result<String> {
-        let daemon = self.daemon()?.as_ref().context("no daemon runs")?.maker();
-        let local = daemon == Maker::Bookworm && self.options.ctr != Maker::Bookworm;
-        let local = if local { "--local" } else { "" };
-        self.ctr(&format!("images import {local} {}", archive.display()))
+        self.ctr(&format!("images import {} {}", self.local(), archive.display()))
+    }
+
+    /// What `ctr` 2.1 has to be told where it would use the transfer service: `--local` if the
+    /// daemon that runs is too old for it.
+    #[must_use]
+    pub fn local(&self) -> &'static str {
+        let maker = self.daemon().ok().and_then(|daemon| Some(daemon.as_ref()?.maker()));
+        let old = maker == Some(Maker::Bookworm) && self.options.ctr != Maker::Bookworm;
+        if old { "--local" } else { "" }
+    }
+
+    /// Removes the fifos that `ctr exec` leaves when the exec could not be started: its own fault.
+    ///
+    /// # Errors
+    ///
+    /// A folder cannot be removed.
+    pub fn forgive_fifos(&self) -> Result<()> {
+        for entry in fs::read_dir(self.inside(Path::new("/run/containerd/fifo")))? {
+            fs::remove_dir_all(entry?.path())?;
+        }
+        Ok(())
     }
 
     /// A new connection to the daemon.

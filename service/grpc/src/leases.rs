@@ -1,5 +1,9 @@
 //! `containerd.services.leases.v1`.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::time::SystemTime;
+
 use api_grpc::leases::leases_server::Leases;
 use api_grpc::leases::{
     AddResourceRequest, CreateRequest, CreateResponse, DeleteRequest, DeleteResourceRequest,
@@ -25,6 +29,22 @@ fn resource(message: Resource) -> LeaseResource {
     LeaseResource { id: message.id, kind: message.r#type }
 }
 
+/// An id for a client that has none in mind: the nanoseconds of the time, and four random letters.
+// COMPAT: the form of containerd's ids, which tools show.
+fn random_id() -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let nanoseconds = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.subsec_nanos());
+    // The seed of each state is random.
+    let random = RandomState::new().build_hasher().finish();
+    let mut id = format!("{nanoseconds}-");
+    for byte in &random.to_le_bytes()[..4] {
+        id.push(char::from(LETTERS[usize::from(byte & 63)]));
+    }
+    id
+}
+
 #[tonic::async_trait]
 impl Leases for LeasesService {
     async fn create(
@@ -32,7 +52,10 @@ impl Leases for LeasesService {
         request: Request<CreateRequest>,
     ) -> Result<Response<CreateResponse>, Status> {
         let scope = scope(&request)?;
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        if request.id.is_empty() {
+            request.id = random_id();
+        }
         let lease = self
             .0
             .metadata

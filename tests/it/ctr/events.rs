@@ -45,7 +45,7 @@ with_both_ctrs! {
 
     fn filtered(world) {
         let mut all = world.start_ctr("events")?;
-        let mut some = world.start_ctr("events topic==/namespaces/delete")?;
+        let mut some = world.start_ctr("events 'topic==\"/namespaces/delete\"'")?;
         let probe = |events: &e2e::Running| -> anyhow::Result<()> {
             world.ctr("namespaces create probe")?;
             world.ctr("namespaces rm probe")?;
