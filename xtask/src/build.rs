@@ -15,24 +15,29 @@ pub const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"]
 /// How to build.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
-    /// Quickly, for tests.
+    /// Quickly, to try them out.
     Debug,
-    /// For use.
+    /// With the whole workspace, as `cargo test` does: what it compiles is shared.
+    Test,
+    /// For use: each program by itself, so that it links only the features that it asks for.
     Release,
 }
 
 /// Builds the programs; gives the folder that holds them.
-///
-/// Each one is built by itself, so that the shim links only the features that it asks for.
 pub fn programs(profile: Profile) -> Result<PathBuf> {
     say("building containerd, containerd-shim-runc-v2 and ctr");
-    for program in PROGRAMS {
-        let mut command = cargo();
-        command.args(["build", "--package", program]);
-        if profile == Profile::Release {
-            command.arg("--release");
+    match profile {
+        Profile::Debug => {
+            let mut command = cargo();
+            command.arg("build").args(PROGRAMS.map(|program| format!("--package={program}")));
+            run(&mut command)?;
         }
-        run(&mut command)?;
+        Profile::Test => run(cargo().args(["build", "--workspace", "--bins"]))?,
+        Profile::Release => {
+            for program in PROGRAMS {
+                run(cargo().args(["build", "--release", "--package", program]))?;
+            }
+        }
     }
     Ok(target_dir().join(if profile == Profile::Release { "release" } else { "debug" }))
 }

@@ -19,7 +19,7 @@ pub struct Options {
 
 /// Builds what the tests run, and runs them.
 fn tests(options: &Options) -> Result<()> {
-    let binaries = build::programs(Profile::Debug)?;
+    let binaries = build::programs(Profile::Test)?;
     let peers = peers::fetch()?;
     let mut command = cargo();
     command.arg("test").env(build::VARIABLE, binaries).env(peers::VARIABLE, peers);
