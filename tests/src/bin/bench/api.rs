@@ -19,7 +19,7 @@ use api_grpc::tasks::{
     CreateTaskRequest, DeleteTaskRequest, ListTasksRequest, StartRequest, WaitRequest,
 };
 use api_grpc::version::version_client::VersionClient;
-use api_grpc::{MAX_MESSAGE_SIZE, NAMESPACE_HEADER};
+use api_grpc::{LEASE_HEADER, MAX_MESSAGE_SIZE, NAMESPACE_HEADER};
 use api_shim::process::Status;
 use api_shim::types::Mount;
 use e2e::World;
@@ -176,7 +176,9 @@ impl Lane {
             parent: template.parent.clone(),
             ..PrepareSnapshotRequest::default()
         };
-        let answer = self.snapshots().prepare(self.request(message)).await;
+        let mut request = self.request(message);
+        request.metadata_mut().insert(LEASE_HEADER, id.parse()?);
+        let answer = self.snapshots().prepare(request).await;
         Ok(answer.context("Snapshots.Prepare")?.into_inner().mounts)
     }
 
@@ -191,8 +193,11 @@ impl Lane {
     }
 
     async fn create(&self, id: &str, template: &Template) -> Result<()> {
+        // Until the record of the container refers to it, the snapshot is held by a lease.
+        self.create_lease(id).await?;
         let rootfs = self.prepare(id, template).await?;
         self.create_container(template.container(id)).await?;
+        self.delete_lease(id).await?;
         let message = CreateTaskRequest {
             container_id: id.to_owned(),
             rootfs,
@@ -208,8 +213,9 @@ impl Lane {
         Ok(())
     }
 
-    /// The whole life of a container whose process ends by itself, as clients lead it: snapshot,
-    /// record, create, wait, start, delete, and nothing is left.
+    /// The whole life of a container whose process ends by itself, as clients lead it: lease,
+    /// snapshot, record, create, wait, start, delete, and nothing is left. The snapshot goes before
+    /// the record that keeps it from being collected.
     ///
     /// # Errors
     ///
@@ -225,10 +231,10 @@ impl Lane {
         let status = wait.context("Tasks.Wait")?.into_inner().exit_status;
         let message = DeleteTaskRequest { container_id: id.to_owned() };
         self.tasks().delete(self.request(message)).await.context("Tasks.Delete")?;
-        self.delete_container(id).await?;
         let message =
             RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id.to_owned() };
         self.snapshots().remove(self.request(message)).await.context("Snapshots.Remove")?;
+        self.delete_container(id).await?;
         if status != 0 {
             bail!("container {id} ended with {status}");
         }

@@ -72,6 +72,7 @@ fn version(program: &Path) -> Result<String> {
         .with_context(|| program.display().to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().next().unwrap_or_default();
-    let words: Vec<&str> = line.split(' ').filter(|word| !word.contains("github.com")).collect();
-    Ok(words.into_iter().take(3).filter(|word| *word != "version").collect::<Vec<_>>().join(" "))
+    let known = ["version", ""];
+    let words = line.split(' ').filter(|word| !word.contains('/') && !known.contains(word));
+    Ok(words.take(2).collect::<Vec<_>>().join(" "))
 }

@@ -126,7 +126,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
             Ok(rows) => report.rows.extend(rows),
             Err(error) => {
                 rounds::check()?;
-                eprintln!("bench: {}: {error:?}", measure.name());
+                eprintln!("bench: {}: {error:#}", measure.name());
                 report.failures.push(format!("{}: {}", measure.name(), first_line(&error)));
             }
         }
