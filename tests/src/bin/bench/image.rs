@@ -133,8 +133,8 @@ impl Source {
         // Small files are texts more often than large ones.
         let text = if size < 80_000 { 70 } else { 25 };
         match self.below(100) {
-            0..8 => self.packed(&mut bytes, size),
-            kind if kind < 8 + text => self.text(&mut bytes, size),
+            0..5 => self.packed(&mut bytes, size),
+            kind if kind < 5 + text => self.text(&mut bytes, size),
             _ => self.program(&mut bytes, size),
         }
         bytes.truncate(size);
@@ -152,7 +152,7 @@ impl Source {
     fn text(&mut self, bytes: &mut Vec<u8>, size: usize) {
         while bytes.len() < size {
             if self.below(6) == 0 && bytes.len() > 64 {
-                self.again(bytes, 32_000, 40);
+                self.again(bytes, 32_000, 48);
             } else {
                 let count = self.words.len();
                 let at = self.small(count);
@@ -165,8 +165,8 @@ impl Source {
     fn program(&mut self, bytes: &mut Vec<u8>, size: usize) {
         while bytes.len() < size {
             match self.below(16) {
-                0..6 if bytes.len() > 64 => self.again(bytes, 16_000, 14),
-                6..8 => bytes.resize(bytes.len() + 1 + self.below(12), 0),
+                0..6 if bytes.len() > 64 => self.again(bytes, 16_000, 22),
+                6..8 => bytes.resize(bytes.len() + 1 + self.below(24), 0),
                 _ => {
                     for _ in 0..=self.below(6) {
                         let value = self.small(256);
@@ -210,6 +210,6 @@ mod tests {
         packer.write_all(&bytes).unwrap();
         let packed = packer.finish().unwrap().len();
         let percent = packed * 100 / bytes.len();
-        assert!((30..50).contains(&percent), "packed to {percent} %");
+        assert!((30..45).contains(&percent), "packed to {percent} %");
     }
 }
