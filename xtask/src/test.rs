@@ -1,10 +1,10 @@
-//! `cargo xtask test`: set up, then every check and every test.
+//! `cargo xtask test`: set up, then every check, the demo, and every test.
 
 use anyhow::{Result, bail};
 
 use crate::build::{self, Profile};
 use crate::command::{self, cargo, say};
-use crate::{host, peers};
+use crate::{demo, host, peers};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -21,6 +21,9 @@ pub struct Options {
 fn tests(options: &Options) -> Result<()> {
     let binaries = build::programs(Profile::Test)?;
     let peers = peers::fetch()?;
+    if options.arguments.is_empty() {
+        demo::show(&binaries)?;
+    }
     let mut command = cargo();
     command.arg("test").env(build::VARIABLE, binaries).env(peers::VARIABLE, peers);
     if options.arguments.is_empty() {

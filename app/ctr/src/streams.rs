@@ -36,8 +36,8 @@ pub(crate) struct StreamFlags {
     #[arg(long, value_name = "value", default_value = "", hide_default_value = true)]
     pub(crate) log_uri: String,
     /// Directory used for storing IO FIFOs
-    #[arg(long, value_name = "value", default_value = "", hide_default_value = true)]
-    pub(crate) fifo_dir: PathBuf,
+    #[arg(long, value_name = "value")]
+    pub(crate) fifo_dir: Option<PathBuf>,
 }
 
 /// What a process is connected to.
@@ -62,7 +62,8 @@ impl StreamFlags {
             return Ok(Connected { stdio: Stdio::Null, terminal: None });
         }
         let (streams, terminal) = own_streams(tty)?;
-        let streams = Streams { fifo_dir: self.fifo_dir.clone(), ..streams };
+        let fifo_dir = self.fifo_dir.clone().unwrap_or_default();
+        let streams = Streams { fifo_dir, ..streams };
         Ok(Connected { stdio: Stdio::Streams(streams), terminal })
     }
 }

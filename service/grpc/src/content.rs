@@ -79,7 +79,9 @@ fn send_frames(
                 }
                 Ok(count) => filled += count,
                 Err(error) => {
-                    return Err(status(Error::from(error).context(format!("read content at {at}"))));
+                    return Err(status(
+                        Error::from(error).context(format!("read content at {at}")),
+                    ));
                 }
             }
         }
