@@ -12,7 +12,9 @@ pub mod health;
 mod reflection;
 pub mod status;
 
-pub use reflection::{EVERY_DESCRIPTOR_SET, FILE_DESCRIPTOR_SET, SERVICES, reflection_v1, reflection_v1alpha};
+pub use reflection::{
+    EVERY_DESCRIPTOR_SET, FILE_DESCRIPTOR_SET, SERVICES, reflection_v1, reflection_v1alpha,
+};
 
 /// Most bytes of one message, in both directions, as in containerd.
 pub const MAX_MESSAGE_SIZE: usize = 16 << 20;
