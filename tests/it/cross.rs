@@ -27,13 +27,16 @@ fn body(world: &World) -> Result<()> {
     })?;
     world.start()?;
 
+    let forgets = world.options().daemon == Maker::Forky;
     wait::until("both tasks to be right", || {
         let table = Table::parse(&world.ctr("tasks ls")?)?;
         ensure!(
             table.row("stays").context("gone")? == before.row("stays").context("gone")?,
             "{table:?}"
         );
-        ensure!(table.cell("ends", "STATUS")? == "STOPPED", "{table:?}");
+        // containerd 2.1 deletes the task at once instead of telling how it ended.
+        let ended = table.row("ends").map(|row| row[2].as_str());
+        ensure!(ended == Some("STOPPED") || (forgets && ended.is_none()), "{table:?}");
         Ok(())
     })?;
     ensure!(world.ctr("tasks exec --exec-id c stays echo after")? == "after\n");
@@ -43,7 +46,7 @@ fn body(world: &World) -> Result<()> {
         let answer = client.block_on(client.tasks().delete(client.request(request)))?;
         Ok(answer.into_inner().exit_status)
     };
-    ensure!(status("ends")? == 137, "the exit that nobody saw has another status");
+    ensure!(forgets || status("ends")? == 137, "the exit that nobody saw has another status");
     world.ctr("tasks kill stays")?;
     wait::until("the task to stop", || {
         let table = Table::parse(&world.ctr("tasks ls")?)?;
@@ -52,7 +55,8 @@ fn body(world: &World) -> Result<()> {
     })?;
     ensure!(status("stays")? == 6, "another status");
     world.ctr("containers rm stays ends")?;
-    Ok(())
+    // Deleted by other means than `ctr`, whose fifos these are.
+    world.forgive_fifos()
 }
 
 fn pair(daemon: Maker, shim: Maker) {

@@ -51,6 +51,11 @@ fn sigint_ends_and_sigusr1_dumps() {
         })?;
         ensure!(process::runs(pid));
         world.ctr("version")?;
+        // containerd writes the dump into a file as well.
+        for entry in fs::read_dir(world.path("tmp"))?.flatten() {
+            ensure!(entry.file_name().to_string_lossy().ends_with(".stacks.log"), "{entry:?}");
+            fs::remove_file(entry.path())?;
+        }
         process::signal(pid, Signal::PIPE)?;
         world.ctr("version")?;
         process::signal(pid, Signal::INT)?;
@@ -107,8 +112,8 @@ fn log_lines_in_json() {
         tables: "[debug]\n  format = \"json\"\n  level = \"debug\"\n".to_owned(),
         ..options
     });
-    check(options, |world| {
-        world.ctr(&format!("run --rm {IMAGE} one true"))?;
+    check_empty(options, |world| {
+        world.ctr("containers ls")?;
         world.stop_daemon()?;
         let log = world.log();
         let mut levels = std::collections::BTreeSet::new();

@@ -98,6 +98,22 @@ impl Terminal {
         })
     }
 
+    /// Gives the terminal that size until the program, which prints what `stty size` says again and
+    /// again, has seen it. `ctr` looks for changes only some time after its start.
+    ///
+    /// # Errors
+    ///
+    /// The size is not seen.
+    pub fn until_size(&mut self, columns: u16, rows: u16) -> Result<()> {
+        let size = format!("{rows} {columns}");
+        let already = self.shown().matches(&size).count();
+        wait::until(&format!("the size {size}"), || {
+            self.resize(columns, rows)?;
+            let shown = self.shown();
+            if shown.matches(&size).count() > already { Ok(()) } else { bail!("{shown:?}") }
+        })
+    }
+
     /// Waits for the end of the program; gives its status and all that was shown.
     ///
     /// # Errors

@@ -130,7 +130,7 @@ impl World {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = tempfile::Builder::new().prefix("ih").rand_bytes(6).tempdir_in(PLACE)?;
-        for name in ["root", "state", "bin", "tmp", "files", "log"] {
+        for name in ["bin", "tmp", "files", "log"] {
             fs::create_dir(folder.path().join(name))?;
         }
         let world = World {
@@ -422,6 +422,18 @@ impl World {
         let maker = self.daemon().ok().and_then(|daemon| Some(daemon.as_ref()?.maker()));
         let old = maker == Some(Maker::Bookworm) && self.options.ctr != Maker::Bookworm;
         if old { "--local" } else { "" }
+    }
+
+    /// Removes the sockets that containerd leaves where a shim was killed.
+    ///
+    /// # Errors
+    ///
+    /// A socket cannot be removed.
+    pub fn forgive_sockets(&self) -> Result<()> {
+        for entry in fs::read_dir(self.inside(Path::new("/run/containerd/s")))? {
+            fs::remove_file(entry?.path())?;
+        }
+        Ok(())
     }
 
     /// Removes the fifos that `ctr exec` leaves when the exec could not be started: its own fault.

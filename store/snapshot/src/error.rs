@@ -18,7 +18,7 @@ pub enum SnapshotError {
     #[error("committed snapshot {0}")]
     NameExists(String),
     /// The parent can still change.
-    #[error("parent {0:?} is not committed snapshot")]
+    #[error("failed to create snapshot: parent {0:?} is not committed snapshot")]
     ParentNotCommitted(String),
     /// Mounts of a snapshot that has none of its own.
     #[error("requested snapshot {0} not active or view")]

@@ -128,19 +128,16 @@ with_both_ctrs! {
 
     fn exec_at_a_terminal(world) {
         start(world, "sleep 1000")?;
-        let mut terminal = world.ctr_at_terminal("tasks exec -t --exec-id a one sh")?;
-        terminal.type_in("echo mark$((20+3)); tty\n")?;
-        terminal.until_shown("mark23")?;
+        let mut terminal = world.ctr_at_terminal(
+            "tasks exec -t --exec-id a one sh -c 'tty; while :; do stty size; sleep 0.1; done'",
+        )?;
         terminal.until_shown("/dev/pts/")?;
-        terminal.resize(100, 30)?;
-        wait::until("the new size", || {
-            terminal.type_in("stty size\n")?;
-            ensure!(terminal.shown().contains("30 100"), "{:?}", terminal.shown());
-            Ok(())
-        })?;
-        terminal.type_in("exit 4\n")?;
+        terminal.until_size(80, 24)?;
+        terminal.until_size(132, 43)?;
+        // What is typed arrives as a signal.
+        terminal.type_in("\u{3}")?;
         let (status, shown) = terminal.wait()?;
-        ensure!(status == 4, "{status}: {shown}");
+        ensure!(status == 130, "{status}: {shown}");
         remove(world, "one")
     }
 
