@@ -176,6 +176,9 @@ pub enum Format {
     Docker,
 }
 
+/// Damages the files of an archive, by their names.
+pub type Spoil = fn(&mut BTreeMap<String, Vec<u8>>);
+
 /// An image that is made.
 #[derive(Clone, Debug)]
 pub struct Builder {
@@ -187,7 +190,7 @@ pub struct Builder {
     pub config: Value,
     /// Bytes written in place of each layer's blob under the digest of the right ones, and the
     /// like: changes blobs (`blobs/sha256/...` in an OCI layout) just before they are written.
-    pub spoil: Option<fn(&mut BTreeMap<String, Vec<u8>>)>,
+    pub spoil: Option<Spoil>,
 }
 
 impl Builder {

@@ -33,7 +33,7 @@ impl World {
         let mine = |pid: i32| {
             let words = process::arguments(pid);
             words.first().is_some_and(|word| word.contains("containerd-shim"))
-                && words.iter().any(|word| *word == self.namespace)
+                && words.contains(&self.namespace)
         };
         process::all().into_iter().filter(|&pid| mine(pid)).collect()
     }

@@ -190,7 +190,7 @@ fn bar(done: i64, total: i64) -> String {
     let inner = WIDTH - 2;
     let done = usize::try_from(done.max(0)).unwrap_or(usize::MAX);
     let total = usize::try_from(total.max(0)).unwrap_or(usize::MAX);
-    let filled = if total == 0 { 0 } else { (done.min(total) * inner) / total };
+    let filled = (done.min(total) * inner).checked_div(total).unwrap_or(0);
     format!("|{}{}|", "+".repeat(filled), "-".repeat(inner - filled))
 }
 
