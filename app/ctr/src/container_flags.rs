@@ -81,8 +81,12 @@ pub(crate) struct ContainerFlags {
     /// Allocate a TTY for the container
     #[arg(long, short)]
     pub(crate) tty: bool,
-    /// Specify existing Linux namespaces to join at container runtime (format '<nstype>:<path>')
-    #[arg(long, value_name = "value")]
+    /// Existing Linux namespaces to join, as `nstype:path`
+    #[arg(
+        help = "Specify existing Linux namespaces to join at container runtime (format '<nstype>:<path>')",
+        long,
+        value_name = "value"
+    )]
     with_ns: Vec<String>,
     /// File path to write the task's pid
     #[arg(long, value_name = "value")]

@@ -1,6 +1,6 @@
 //! The command line: containerd's ctr, column for column.
 //!
-//! One file per group of commands below [`command`]; [`format`] holds the layouts that they share;
+//! One file per group of commands below [`command`]; [`mod@format`] holds the layouts that they share;
 //! [`connection`] is what the global flags say; [`arguments`] reads flags as Go's flag package does.
 
 mod arguments;
