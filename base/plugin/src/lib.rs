@@ -2,8 +2,8 @@
 //! skipped.
 //!
 //! A plugin is a [`Registration`]: type, id, the types that it requires, and how to initialise it.
-//! [`Graph::order`] puts registrations after what they require; [`Graph::start`] initialises them in that
-//! order and records the outcome of each as [`Outcome`]. Laws: registration has no side effects; a
+//! [`Graph::start`] puts registrations after what they require, initialises them in that order and
+//! records the outcome of each as [`Outcome`]. Laws: registration has no side effects; a
 //! plugin sees only instances of types that it has declared; a plugin that fails or skips takes
 //! nothing else down, except those that cannot do without it.
 

@@ -47,7 +47,7 @@ pub struct RuncProgram {
 }
 
 impl RuncProgram {
-    /// Describes the program; nothing is run. An empty `program` means [`DEFAULT_PROGRAM`].
+    /// Describes the program; nothing is run. An empty `program` means `runc`.
     #[must_use]
     pub fn new(
         program: &str,
