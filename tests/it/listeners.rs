@@ -107,6 +107,11 @@ fn debug_listener_gives_profiles_and_tasks() {
         ensure!(vars["cmdline"].is_array(), "{vars}");
         let (status, _) = ask("/nothing")?;
         ensure!(status == 404, "{status}");
+        // The profiler keeps a temporary file open until the daemon ends.
+        for entry in std::fs::read_dir(world.path("tmp"))?.flatten() {
+            ensure!(entry.file_name().to_string_lossy().starts_with(".tmp"), "{entry:?}");
+            std::fs::remove_file(entry.path())?;
+        }
         Ok(())
     });
 }

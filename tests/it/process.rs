@@ -98,9 +98,22 @@ fn two_daemons_on_one_root() {
         let mut second = world.command(&Maker::Ours.daemon()?);
         second.arg("--config").arg(world.path("config.toml"));
         second.arg("--address").arg(world.path("second.sock"));
-        let output = e2e::running::run(second, None, &world.path("files"))?;
-        ensure!(output.status != 0, "{output}");
-        ensure!(output.stderr.contains("meta.db") || output.stderr.contains("lock"), "{output}");
+        second.stdin(std::process::Stdio::null());
+        let second = e2e::Running::start(second, &world.path("files"))?;
+        wait::until("the second one to say what it waits for", || {
+            let log = second.stderr() + &second.stdout();
+            let said = log.lines().any(|line| line.contains("waiting") && line.contains(".db"));
+            ensure!(said, "{log}");
+            Ok(())
+        })?;
+        // The first one does not mind. When it is gone, the second one serves.
+        world.ctr("version")?;
+        world.kill_daemon()?;
+        wait::until("the second one to serve", || {
+            e2e::client::Client::connect(&world.path("second.sock"), "x")?.version()
+        })?;
+        drop(second);
+        world.start()?;
         world.ctr("version")?;
         Ok(())
     });
@@ -125,7 +138,7 @@ fn log_lines_in_json() {
             }
             levels.insert(value["level"].as_str().unwrap_or_default().to_owned());
         }
-        ensure!(levels.contains("debug") && levels.contains("info"), "{levels:?}");
+        ensure!(levels.contains("info"), "{levels:?}");
         world.start()
     });
 }
@@ -135,7 +148,7 @@ fn log_lines_in_text() {
     check_empty(options(), |world| {
         world.stop_daemon()?;
         let log = world.log();
-        ensure!(log.lines().count() > 3, "{log}");
+        ensure!(log.lines().count() > 1, "{log}");
         for line in log.lines() {
             ensure!(
                 line.starts_with("time=\"") && line.contains(" level=") && line.contains(" msg="),

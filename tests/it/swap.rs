@@ -70,10 +70,13 @@ fn there_and_back(theirs: Maker) {
         check_database(world)?;
         world.use_shim(theirs)?;
         world.start_as(theirs)?;
-        let after = seen(world)?;
-        for (one, other) in before.iter().zip(&after) {
-            ensure!(one == other, "before:\n{one}\nback at {theirs}:\n{other}");
-        }
+        wait::until("both tasks to be known again", || {
+            let after = seen(world)?;
+            for (one, other) in before.iter().zip(&after) {
+                ensure!(one == other, "before:\n{one}\nback at {theirs}:\n{other}");
+            }
+            Ok(())
+        })?;
         ensure!(world.ctr("tasks exec --exec-id c one echo by theirs")? == "by theirs\n");
         ensure!(world.ctr("tasks exec --exec-id c three echo our shim")? == "our shim\n");
         ensure!(

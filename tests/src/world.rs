@@ -430,8 +430,8 @@ impl World {
     ///
     /// A socket cannot be removed.
     pub fn forgive_sockets(&self) -> Result<()> {
-        for entry in fs::read_dir(self.inside(Path::new("/run/containerd/s")))? {
-            fs::remove_file(entry?.path())?;
+        for path in leftovers::entries(&self.inside(Path::new("/run/containerd/s"))) {
+            fs::remove_file(path)?;
         }
         Ok(())
     }
@@ -442,8 +442,8 @@ impl World {
     ///
     /// A folder cannot be removed.
     pub fn forgive_fifos(&self) -> Result<()> {
-        for entry in fs::read_dir(self.inside(Path::new("/run/containerd/fifo")))? {
-            fs::remove_dir_all(entry?.path())?;
+        for path in leftovers::entries(&self.inside(Path::new("/run/containerd/fifo"))) {
+            fs::remove_dir_all(path)?;
         }
         Ok(())
     }

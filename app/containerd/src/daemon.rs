@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use base_plugin::{Outcome, Plugins, types};
@@ -44,6 +44,7 @@ const STATE_MODE: u32 = 0o711;
 
 /// Starts the daemon and serves until a signal ends it.
 pub fn run(loaded: Loaded) -> Result<()> {
+    let started = Instant::now();
     let Loaded { config, provenance, warnings } = loaded;
     let level = logs::parse_level(&config.debug.level).unwrap_or(tracing::Level::INFO);
     let format = if config.debug.format == "json" { Format::Json } else { Format::Text };
@@ -87,7 +88,7 @@ pub fn run(loaded: Loaded) -> Result<()> {
     }
     required(&plugins, &config.required_plugins)?;
     surroundings.report.set(plugins.list());
-    let served = runtime.block_on(serve(&surroundings, plugins));
+    let served = runtime.block_on(serve(&surroundings, plugins, started));
     // Threads that still wait for a disk are left to the end of the process.
     runtime.shutdown_background();
     served
@@ -149,7 +150,7 @@ impl Collect for BuildInfo {
 }
 
 /// Opens the sockets, adopts the shims and waits for a signal.
-async fn serve(surroundings: &Surroundings, plugins: Plugins) -> Result<()> {
+async fn serve(surroundings: &Surroundings, plugins: Plugins, started: Instant) -> Result<()> {
     let config = &surroundings.config;
     let supervisor: Arc<Supervisor> = plugins
         .get(types::RUNTIME, "task")
@@ -186,6 +187,8 @@ async fn serve(surroundings: &Surroundings, plugins: Plugins) -> Result<()> {
     let mut pipe = signal(SignalKind::pipe())?;
     tracing::info!(address = config.grpc.address, "serving...");
     tracing::info!(address = ttrpc_path, "serving ttrpc...");
+    // COMPAT: tools wait for this line.
+    tracing::info!("containerd successfully booted in {:.6}s", started.elapsed().as_secs_f64());
     notify(sd_notify::NotifyState::Ready);
     let adopting = tokio::spawn(adoption);
     tokio::pin!(clients, shims);

@@ -39,6 +39,14 @@ impl Collect for ProcessCollector {
             "gauge",
             soft_limit(&fs::read_to_string("/proc/self/limits").unwrap_or_default()),
         );
+        gauge(
+            "process_start_time_seconds",
+            "Start time of the process since unix epoch in seconds.",
+            "gauge",
+            boot_time(&fs::read_to_string("/proc/stat").unwrap_or_default())
+                .zip(stat_field(&stat, 22))
+                .map(|(boot, ticks)| boot + ticks / TICKS),
+        );
         gauge("process_threads", "Number of threads.", "gauge", stat_field(&stat, 20));
         gauge(
             "process_virtual_memory_bytes",
@@ -65,6 +73,11 @@ impl Collect for ProcessCollector {
 fn stat_field(stat: &str, number: usize) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(") ")?;
     rest.split(' ').nth(number.checked_sub(3)?)?.parse().ok()
+}
+
+/// When the machine was started, in seconds since the epoch, from `/proc/stat`.
+fn boot_time(stat: &str) -> Option<f64> {
+    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
 
 /// A figure of `smaps_rollup`, in bytes.

@@ -131,7 +131,8 @@ impl World {
     }
 }
 
-fn entries(folder: &Path) -> Vec<PathBuf> {
+/// What is in `folder`, if it is there.
+pub(super) fn entries(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder)
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default()
