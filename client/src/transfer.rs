@@ -10,7 +10,7 @@ use api_grpc::transfer_types::{ImageExportStream, ImageImportStream, ImageStore,
 use api_shim::{Any, typeurl};
 use base_errors::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::container::unique_id;
@@ -133,7 +133,8 @@ impl Client {
         let Stream { id, sender, receiver } = self.open_stream("export").await?;
         export.stream = id;
         let (store, export) = (typeurl::encode(store), typeurl::encode(&export));
-        let receiving = bytes::receive(sender, receiver, sink);
+        let (done, sent) = oneshot::channel();
+        let receiving = bytes::receive(sender, receiver, sink, sent);
         let transfer = self.transfer(store, export, progress);
         let (mut receiving, mut transfer) = (std::pin::pin!(receiving), std::pin::pin!(transfer));
         tokio::select! {
@@ -141,8 +142,10 @@ impl Client {
                 received?;
                 transfer.await
             }
-            done = &mut transfer => {
-                done?;
+            transferred = &mut transfer => {
+                transferred?;
+                // A receiver that is gone has told why.
+                let _ = done.send(());
                 receiving.await
             }
         }

@@ -8,6 +8,7 @@ mod progress;
 
 use api_grpc::images::{CreateImageRequest, DeleteImageRequest, Image, UpdateImageRequest};
 use api_grpc::transfer_types::ImageStore;
+use api_shim::types::Descriptor;
 use api_shim::typeurl;
 use base_errors::Class;
 use clap::Subcommand;
@@ -175,7 +176,13 @@ async fn label(connection: &Connection, replace_all: bool, words: &[String]) -> 
         mask.paths = vec!["labels".to_owned()];
     }
     let request = UpdateImageRequest {
-        image: Some(Image { name: name.clone(), labels, ..Image::default() }),
+        image: Some(Image {
+            name: name.clone(),
+            labels,
+            // COMPAT: containerd 2.1 dies of an image without one.
+            target: Some(Descriptor::default()),
+            ..Image::default()
+        }),
         update_mask: Some(mask),
         source_date_epoch: None,
     };

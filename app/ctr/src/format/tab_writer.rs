@@ -157,8 +157,8 @@ mod tests {
             ["Type:\t t", "Exports:\t", "\t root \t /x", "\t longer \t /y", "\t\t\t", "Type:\t u"];
         assert_eq!(
             laid_out(TabWriter::wide(), &lines),
-            "Type:        t\nExports:    \n             root       /x\n             longer     /y\n\
-             \u{20}                         \nType:        u\n"
+            "Type:        t\nExports:    \n             root        /x\n             longer      /y\n\
+             \u{20}                           \nType:        u\n"
         );
     }
 }
