@@ -124,7 +124,7 @@ impl Client {
     /// Connects to the daemon at the socket `address`, for calls in `namespace` (empty for none).
     ///
     /// # Errors
-    /// NotFound if there is no socket, Unavailable if nobody answered in time, InvalidArgument if
+    /// Unknown if there is no socket, Unavailable if nobody answered in time, InvalidArgument if
     /// the namespace cannot be sent.
     pub async fn connect(address: impl AsRef<Path>, namespace: &str) -> Result<Client> {
         Self::connect_with(address, namespace, &Connect::default()).await
@@ -241,8 +241,11 @@ async fn dial(path: &Path, timeout: Duration) -> Result<UnixStream> {
         let shown = path.display();
         match failure.kind() {
             io::ErrorKind::NotFound => {
-                let text = format!("cannot access socket {shown}: no such file or directory");
-                return Err(Error::unavailable(text)
+                // COMPAT: containerd's text, which has no class.
+                let text = format!(
+                    "cannot access socket {shown}: stat {shown}: no such file or directory"
+                );
+                return Err(Error::unknown(text)
                     .with_hint("is containerd running, and is this its address?"));
             }
             io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock

@@ -140,7 +140,10 @@ impl Client {
             let text = format!("short read: expected {total} bytes but got {read}: unexpected EOF");
             return Err(Error::unknown(text));
         }
-        writer.commit(total, expected, labels).await
+        writer
+            .commit(total, expected, labels)
+            .await
+            .map_err(|error| error.context(format!("failed commit on ref {reference:?}")))
     }
 
     /// The ingests that are under way.
@@ -213,7 +216,7 @@ impl Writer {
             labels,
             ..WriteContentRequest::default()
         };
-        self.ask(request).await?;
+        self.ask(request).await.map_err(|error| error.context("commit failed"))?;
         Ok(self.digest)
     }
 

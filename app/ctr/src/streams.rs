@@ -84,6 +84,14 @@ pub(crate) fn own_streams(tty: bool) -> Result<(Streams, Option<Arc<RawTerminal>
     Ok((streams, Some(Arc::new(terminal))))
 }
 
+/// Tells a process that has not started the size of our terminal, so that it never sees another.
+pub(crate) async fn tell_size(process: &Process, terminal: Option<&RawTerminal>) {
+    if let Some((width, height)) = terminal.and_then(|terminal| terminal.size().ok()) {
+        // A shim that has no terminal yet is told after the start.
+        let _ = process.resize(width, height).await;
+    }
+}
+
 /// Waits for the end of a process; meanwhile it gets our signals, or our terminal's size.
 pub(crate) async fn accompany(process: &Process, terminal: Option<&RawTerminal>) -> Result<Exit> {
     let mut exit = std::pin::pin!(process.wait());

@@ -238,6 +238,7 @@ const LISTS: &[&str] = &[
     "images ls -q",
     "images check",
     "images check -q",
+    "images check name==nope",
     "containers ls",
     "containers ls -q",
     "c info --spec beside",
@@ -430,7 +431,8 @@ fn change(peer: &Peer) {
     let words = ["content", "ingest", "--expected-digest", &wrong, "one"];
     let done = peer.run(Path::new(OURS), &words, b"hello\n");
     assert_eq!(done.status, Some(1));
-    assert!(done.stderr.contains("unexpected commit digest"), "{done:?}");
+    let text = "ctr: failed commit on ref \"one\": commit failed: unexpected commit digest";
+    assert!(done.stderr.starts_with(text), "{done:?}");
     let manifest = peer.good(&["i", "ls"]);
     let manifest = manifest.split_whitespace().find(|word| word.starts_with("sha256:")).unwrap();
     peer.same(&["content", "get", manifest]);

@@ -10,7 +10,7 @@ use super::plain;
 use crate::Outcome;
 use crate::connection::Connection;
 use crate::container_flags::{ContainerFlags, CpuFlags};
-use crate::streams::{StreamFlags, accompany, exit_status};
+use crate::streams::{StreamFlags, accompany, exit_status, tell_size};
 
 /// Runs a container.
 #[derive(Debug, clap::Args)]
@@ -70,6 +70,7 @@ impl Run {
         let mut process = client.create_task(id, new).await?;
         let started = async {
             write_pid_file(self.flags.pid_file.as_ref(), process.pid())?;
+            tell_size(&process, connected.terminal.as_deref()).await;
             process.start().await
         };
         if let Err(error) = started.await {

@@ -92,6 +92,9 @@ impl Check {
     pub(super) async fn run(self, connection: &Connection) -> Outcome {
         let client = connection.connect().await?;
         let images = images(&client, self.filters.clone()).await?;
+        if images.is_empty() {
+            return Ok(0);
+        }
         let mut table = TabWriter::narrow();
         if !self.quiet {
             table.line("REF\tTYPE\tDIGEST\tSTATUS\tSIZE\tUNPACKED\t");

@@ -9,7 +9,7 @@ use crate::Outcome;
 use crate::command::containers::need_id;
 use crate::command::run::write_pid_file;
 use crate::connection::Connection;
-use crate::streams::{StreamFlags, accompany, exit_status};
+use crate::streams::{StreamFlags, accompany, exit_status, tell_size};
 
 /// Starts the task of a container.
 #[derive(Debug, clap::Args)]
@@ -50,6 +50,7 @@ impl Start {
         let new = NewTask { rootfs, stdio: connected.stdio, options };
         let mut process = client.create_task(id, new).await?;
         write_pid_file(self.pid_file.as_ref(), process.pid())?;
+        tell_size(&process, connected.terminal.as_deref()).await;
         if let Err(error) = process.start().await {
             // The error that counts is the first one.
             let _ = process.delete().await;
