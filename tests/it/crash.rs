@@ -130,7 +130,7 @@ fn killed_while_containers_start_and_end() {
         if !world.is_ours() {
             skip!("containerd leaves a shim behind now and then");
         }
-        for round in 0..6_u32 {
+        for round in 0..12_u32 {
             let mut clients = Vec::new();
             for number in 0..4 {
                 clients.push(world.start_ctr(&format!(
@@ -138,7 +138,7 @@ fn killed_while_containers_start_and_end() {
                 ))?);
             }
             // Not a proof, only another moment each time.
-            std::thread::sleep(std::time::Duration::from_millis(u64::from(round) * 60));
+            std::thread::sleep(std::time::Duration::from_millis(u64::from(round) * 30));
             world.kill_daemon()?;
             for client in clients {
                 let _ = client.wait()?;

@@ -21,7 +21,7 @@ use api_ttrpc::{Context, Status};
 use base_errors::{Error, Result};
 use base_ident::validate_identifier;
 use runtime_runc::{CheckpointOptions, Reaper};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::container::Container;
 use crate::events::Publisher;
@@ -38,6 +38,8 @@ pub(crate) struct Service {
     reaper: Reaper,
     publisher: Publisher,
     containers: Mutex<Containers>,
+    /// Tells that a creation has ended.
+    settled: Notify,
     /// Becomes true when the shim is to leave.
     leave: watch::Sender<bool>,
 }
@@ -58,6 +60,7 @@ struct Reservation<'a> {
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         lock(&self.service.containers).reserved.remove(&self.id);
+        self.service.settled.notify_waiters();
     }
 }
 
@@ -68,6 +71,7 @@ impl Service {
             reaper,
             publisher,
             containers: Mutex::default(),
+            settled: Notify::new(),
             leave: watch::Sender::new(false),
         }
     }
@@ -88,6 +92,20 @@ impl Service {
     fn container(&self, id: &str) -> Result<Arc<Container>> {
         let missing = || Error::not_found("container not created");
         lock(&self.containers).made.get(id).cloned().ok_or_else(missing)
+    }
+
+    /// Waits while a container of this id is being created.
+    ///
+    /// A daemon that begins to ask while the create of a dead one is under way must not be told that
+    /// there is no container, or nobody would know of it afterwards.
+    async fn settle(&self, id: &str) {
+        loop {
+            let settled = self.settled.notified();
+            if !lock(&self.containers).reserved.contains(id) {
+                return;
+            }
+            settled.await;
+        }
     }
 
     fn reserve(&self, id: &str) -> Result<Reservation<'_>> {
@@ -214,6 +232,7 @@ impl Service {
 
 impl Task for Service {
     async fn state(&self, _: &Context, request: StateRequest) -> Result<StateResponse, Status> {
+        self.settle(&request.id).await;
         let container = self.container(&request.id)?;
         let process = container.process(&request.exec_id)?;
         let (exit_status, exited_at) = wire_end(process.ended());

@@ -15,7 +15,7 @@ use base_ident::{Namespace, validate_identifier};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::ShimError;
 use crate::bundle::Bundle;
@@ -32,6 +32,9 @@ const WIDTH: usize = 64;
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// The pause between two tries to connect within the time limit.
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// How often a shim without a task is asked for one before it is given up: once more after it was
+/// told to leave and did not is enough.
+const QUESTIONS: u32 = 3;
 /// Which boot of the machine the bundles are of. containerd looks at folders alone.
 const BOOT_FILE: &str = ".boot-id";
 /// Where the kernel tells the boot.
@@ -212,19 +215,30 @@ impl Inner {
     ) -> Outcome {
         let request = StateRequest { id: bundle.id.clone(), exec_id: String::new() };
         let limit = Some(self.config.timeouts.shim_load);
-        let state: Result<StateResponse, CallError> =
-            connection.call_any_version("State", &request, limit).await;
+        let mut questions = 0;
+        let state = loop {
+            let state: Result<StateResponse, CallError> =
+                connection.call_any_version("State", &request, limit).await;
+            let missing = state.as_ref().is_err_and(CallError::is_not_found);
+            if !missing {
+                break state;
+            }
+            // A shim whose task was never created, or is deleted already.
+            tracing::info!(task = %bundle.object(), "cleaning leaked shim process");
+            if !bundle.shares_shim() {
+                self.shut_down_shim(&connection, &bundle.id).await;
+                let grace = self.config.timeouts.shim_shutdown;
+                questions += 1;
+                if timeout(grace, connection.closed()).await.is_err() && questions < QUESTIONS {
+                    // It stays: the create that the dead daemon had asked for came in between.
+                    continue;
+                }
+            }
+            self.remove_bundle(bundle).await;
+            return Outcome::Cleaned;
+        };
         let state = match state {
             Ok(state) => Some(state),
-            Err(error) if error.is_not_found() => {
-                // A shim whose task was never created, or is deleted already.
-                tracing::info!(task = %bundle.object(), "cleaning leaked shim process");
-                if !bundle.shares_shim() {
-                    self.shut_down_shim(&connection, &bundle.id).await;
-                }
-                self.remove_bundle(bundle).await;
-                return Outcome::Cleaned;
-            }
             Err(CallError::Closed) => {
                 self.bury_unknown(bundle, &runtime).await;
                 return Outcome::Cleaned;

@@ -302,7 +302,8 @@ async fn bundles_of_every_kind_are_adopted_or_removed() {
     let (adoption, early) = tokio::join!(adoption, tasks.get(&ns, "live", ""));
     assert_eq!(early.unwrap().status(), Status::Running, "a call waits for the adoption");
     assert_eq!((adoption.adopted, adoption.cleaned, adoption.waiting), (1, 3, 0));
-    assert_eq!(leaked.behaviour.shutdowns.load(Ordering::SeqCst), 1);
+    // It is told again while it stays.
+    assert!(leaked.behaviour.shutdowns.load(Ordering::SeqCst) >= 1);
     let cleanups = String::from_utf8(recorded(&paths[0], "cleanups")).unwrap();
     assert!(cleanups.contains("-id dead "), "{cleanups}");
     for gone in ["empty", ".half", "dead", "leaked"] {
