@@ -283,7 +283,12 @@ fn a_full_disk_is_told_and_survived() {
             // Filled to the last page, a small blob fails as well and leaves nothing.
             let filler = root.join("filler");
             let mut file = fs::File::create(&filler).unwrap();
-            while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+            // A thread that still holds the aborted ingest's file gives its pages back a little
+            // later: they are taken, too.
+            for _ in 0..50 {
+                while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
             let mut writer = store.writer(options("small", 0)).await.unwrap();
             writer.write(bytes(11, 4096)).await.unwrap();
             let error = writer.commit(0, None, Labels::new()).await.unwrap_err();
