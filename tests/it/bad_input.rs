@@ -286,7 +286,7 @@ fn names_and_labels() {
                 labels: [("key".to_owned(), value.to_owned())].into_iter().collect(),
             };
             let request = namespaces::CreateNamespaceRequest { namespace: Some(namespace) };
-            client.block_on(client.namespaces().create(tonic::Request::new(request)))
+            client.block_on(client.namespaces().create(client.request(request)))
         };
         for name in ["", "-a", "a/b", "a..b", "a_", "../x", "a\n"] {
             refused(namespace(name, ""), Code::InvalidArgument, "");
@@ -300,7 +300,7 @@ fn names_and_labels() {
         refused(
             namespace("labelled", &"v".repeat(4094)),
             Code::InvalidArgument,
-            "label key and value length",
+            "greater than maximum size",
         );
         namespace("labelled", &"v".repeat(4093))?;
         refused(namespace("labelled", ""), Code::AlreadyExists, "already exists");
@@ -327,7 +327,7 @@ fn names_and_labels() {
         refused(
             create(record("one", &"v".repeat(4094))),
             Code::InvalidArgument,
-            "label key and value length",
+            "greater than maximum size",
         );
         let mut without = record("one", "");
         without.container.iter_mut().for_each(|container| container.runtime = None);
@@ -415,14 +415,19 @@ fn content_that_is_not_what_it_says() {
             "size",
         );
         refused(send(&client, vec![write(Write, "", 0, b"bytes")]), Code::InvalidArgument, "");
-        let mut nonsense = write(Stat, "c", 0, b"");
-        nonsense.expected = "md5:123".into();
-        refused(send(&client, vec![nonsense]), Code::InvalidArgument, "");
+        if world.is_ours() {
+            // containerd looks at it in the commit alone.
+            let mut nonsense = write(Stat, "c", 0, b"");
+            nonsense.expected = "md5:123".into();
+            refused(send(&client, vec![nonsense]), Code::InvalidArgument, "");
+        }
         refused(send(&client, vec![write(Write, "d", 9, b"bytes")]), Code::OutOfRange, "");
         // The right digest, and the same again.
         let right = || {
             let mut commit = write(Commit, "e", 5, b"");
             commit.expected = image::digest(b"bytes");
+            // Keeps it from the collector.
+            commit.labels.insert("containerd.io/gc.root".into(), "test".into());
             vec![write(Write, "e", 0, b"bytes"), commit]
         };
         let answer = send(&client, right())?;
@@ -520,7 +525,10 @@ fn archives_that_are_broken() {
         });
         builder.write(&file("json"), Format::Oci)?;
         import_fails(world, &file("json"), "bad")?;
-        ensure!(world.ctr("images ls -q")?.is_empty());
+        if world.is_ours() {
+            // containerd 1.6 keeps the record of an image that is not whole.
+            ensure!(world.ctr("images ls -q")?.is_empty());
+        }
         // The daemon is well.
         world.import(&image::small()?)?;
         ensure!(world.ctr(&format!("run --rm {IMAGE} one /hello"))? == "hello from the image\n");

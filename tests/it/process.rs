@@ -229,9 +229,12 @@ fn commands_of_the_daemon() {
         fs::write(&broken, "version = 2\nroot = [\n")?;
         let output = containerd(world, &["--config", &broken.display().to_string()])?;
         ensure!(output.status != 0 && output.stderr.contains("broken.toml"), "{output}");
-        fs::write(&broken, "version = 99\n")?;
-        let output = containerd(world, &["--config", &broken.display().to_string()])?;
-        ensure!(output.status != 0, "{output}");
+        if world.is_ours() {
+            // containerd 1.6 takes any number, and would start.
+            fs::write(&broken, "version = 99\n")?;
+            let output = containerd(world, &["--config", &broken.display().to_string()])?;
+            ensure!(output.status != 0 && output.stderr.contains("99"), "{output}");
+        }
         Ok(())
     });
 }

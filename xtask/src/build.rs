@@ -32,7 +32,7 @@ pub fn programs(profile: Profile) -> Result<PathBuf> {
             command.arg("build").args(PROGRAMS.map(|program| format!("--package={program}")));
             run(&mut command)?;
         }
-        Profile::Test => run(cargo().args(["build", "--workspace", "--bins"]))?,
+        Profile::Test => run(cargo().args(["build", "--workspace", "--bins", "--exclude=xtask"]))?,
         Profile::Release => {
             for program in PROGRAMS {
                 run(cargo().args(["build", "--release", "--package", program]))?;

@@ -53,7 +53,7 @@ pub fn show(binaries: &Path) -> Result<()> {
     let shown = run_command(
         Command::new("unshare")
             .args(["--mount", "--propagation", "private"])
-            .arg(std::env::current_exe()?)
+            .arg(own_program())
             .arg("demo")
             .env(FOLDER, &folder)
             .env(build::VARIABLE, binaries),
@@ -75,6 +75,11 @@ pub fn show(binaries: &Path) -> Result<()> {
     }
     say("stopped; no process, mount, control group or file is left");
     Ok(())
+}
+
+/// This very program, also when a build has put another file in its place meanwhile.
+fn own_program() -> String {
+    format!("/proc/{}/exe", std::process::id())
 }
 
 /// The half that sees the daemon's mounts.
