@@ -59,6 +59,14 @@ pub enum Error {
         /// What the system said.
         errno: Errno,
     },
+    /// What a mount stands on cannot be made.
+    #[error("activate mounts for {}: {}", path.display(), error.message())]
+    Activate {
+        /// Where the mount was meant to be seen.
+        path: PathBuf,
+        /// What failed.
+        error: Box<base_errors::Error>,
+    },
     /// A folder for a temporary mount cannot be made or removed.
     #[error("{operation} {}: {}", path.display(), errno_text(*errno))]
     Temp {
@@ -80,7 +88,7 @@ impl Error {
             | Error::Unmount { errno, .. }
             | Error::MountInfo { errno, .. }
             | Error::Temp { errno, .. } => Some(*errno),
-            Error::Invalid { .. } | Error::Helper { .. } => None,
+            Error::Invalid { .. } | Error::Helper { .. } | Error::Activate { .. } => None,
         }
     }
 }
@@ -94,6 +102,7 @@ impl Coded for Error {
             | Error::Temp { errno, .. } => errno_class(*errno),
             Error::Invalid { .. } => Class::InvalidArgument,
             Error::Helper { .. } => Class::Unknown,
+            Error::Activate { error, .. } => error.class(),
         }
     }
 }

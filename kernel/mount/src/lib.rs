@@ -4,6 +4,8 @@
 //! in its order and takes back what it did when one fails. [`unmount_all`] takes away all that is
 //! stacked on a path; a path that is not mounted is no error. [`TempMount`] is a list mounted in a
 //! folder of its own for as long as it is needed. [`mountinfo`] reads the kernel's table.
+//! [`transform`] does what described mounts (`format/`, `mkdir/`, `mkfs/`) ask for before they are
+//! mounted. Subvolumes of btrfs, the flag that forbids changes, and quotas of projects are here too.
 //!
 //! Errors: [`Error`], which names kind, source, target and options of the mount.
 //!
@@ -11,6 +13,9 @@
 //! working directory and the namespaces of the process are never changed: what needs another one
 //! runs on a short-lived thread of its own.
 
+mod activate;
+mod attributes;
+mod btrfs;
 mod error;
 mod fuse;
 mod idmap;
@@ -21,12 +26,17 @@ mod options;
 mod overlay;
 mod temp;
 mod thread;
+mod transform;
 mod unmount;
 
+pub use activate::{activate_one, needs_activation};
+pub use attributes::{limit_project, set_immutable, set_project};
+pub use btrfs::{create_subvolume, delete_subvolume, is_btrfs, snapshot_subvolume, subvolume_id};
 pub use error::Error;
 pub use mount::{Mount, mount_all, read_only, without_volatile};
 pub use rustix::mount::UnmountFlags;
 pub use temp::{TEMP_PREFIX, TempMount, clean_temp_mounts};
+pub use transform::{ActiveMount, Step, steps, transform};
 pub use unmount::{detach, unmount, unmount_all, unmount_recursive};
 
 /// A result of this crate.

@@ -48,7 +48,15 @@ pub(crate) struct LoopDevice {
 
 /// Attaches `image` to a free device, read-only if the mount is.
 pub(crate) fn attach(image: &Path, options: &Options) -> Result<LoopDevice, Failure> {
-    let read_only = options.flags & libc::MS_RDONLY != 0;
+    attach_as(image, options.flags & libc::MS_RDONLY != 0, options.direct_io)
+}
+
+/// Attaches `image` to a free device for reading.
+pub(crate) fn attach_read_only(image: &Path) -> Result<LoopDevice, Failure> {
+    attach_as(image, true, false)
+}
+
+fn attach_as(image: &Path, read_only: bool, direct_io: bool) -> Result<LoopDevice, Failure> {
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
     let backing = rustix::fs::open(image, access | OFlags::CLOEXEC, Mode::empty())
         .map_err(Failure::at("open image"))?;
@@ -59,7 +67,7 @@ pub(crate) fn attach(image: &Path, options: &Options) -> Result<LoopDevice, Fail
     if read_only {
         flags |= LO_FLAGS_READ_ONLY;
     }
-    if options.direct_io {
+    if direct_io {
         flags |= LO_FLAGS_DIRECT_IO;
     }
     for _ in 0..MAX_TRIES {

@@ -170,11 +170,16 @@ pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
 pub fn read_only(mounts: &[Mount]) -> Vec<Mount> {
     let mut mounts = mounts.to_vec();
     for mount in &mut mounts {
-        if mount.kind == "overlay" {
+        let (steps, kind) = crate::steps(&mount.kind);
+        if kind == "overlay" {
             overlay::make_read_only(&mut mount.options);
         } else {
             mount.options.retain(|option| option != "rw" && option != "ro");
             mount.options.push("ro".to_owned());
+            // Somebody else may have the image mounted: its journal is not ours to replay.
+            if kind == "ext4" && steps.contains(&crate::Step::Mkfs) {
+                mount.options.push("noload".to_owned());
+            }
         }
     }
     mounts

@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use crate::{Error, Mount, Result, mount_all, read_only, unmount_recursive};
+use crate::activate::Activated;
+use crate::{Error, Mount, Result, mount_all, needs_activation, read_only, unmount_recursive};
 
 /// How the folders' names begin, as containerd's do: a cleaner of either finds both.
 pub const TEMP_PREFIX: &str = "containerd-mount";
+
+/// What follows the name for the folder of mounts that the visible one stands on.
+const PARTS_SUFFIX: &str = "-parts";
 
 /// Tries for a name that nobody has. The names are random, so one is enough in practice.
 const MAX_NAMES: usize = 1000;
@@ -23,6 +27,8 @@ const MAX_NAMES: usize = 1000;
 pub struct TempMount {
     path: PathBuf,
     open: bool,
+    /// What the visible mount stands on.
+    parts: Activated,
 }
 
 impl TempMount {
@@ -34,11 +40,18 @@ impl TempMount {
     pub fn new(mounts: &[Mount], base: Option<&Path>) -> Result<Self> {
         let base = base.map_or_else(std::env::temp_dir, Path::to_owned);
         let path = make_folder(&base)?;
-        if let Err(error) = mount_all(mounts, &path) {
+        let (parts, visible) = match prepare(mounts, &path) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                remove_folder(&path)?;
+                return Err(error);
+            }
+        };
+        if let Err(error) = mount_all(&visible, &path) {
             remove_folder(&path)?;
             return Err(error);
         }
-        Ok(TempMount { path, open: true })
+        Ok(TempMount { path, open: true, parts })
     }
 
     /// As [`TempMount::new`], for reading only; see [`read_only`].
@@ -64,7 +77,8 @@ impl TempMount {
         // On failure the drop detaches.
         unmount_recursive(&self.path, UnmountFlags::empty())?;
         self.open = false;
-        remove_folder(&self.path)
+        remove_folder(&self.path)?;
+        std::mem::take(&mut self.parts).close()
     }
 }
 
@@ -102,11 +116,28 @@ pub fn clean_temp_mounts(base: &Path) -> Vec<Error> {
             continue;
         }
         let path = entry.path();
-        let removed =
-            unmount_recursive(&path, UnmountFlags::DETACH).and_then(|()| remove_folder(&path));
+        let removed = unmount_recursive(&path, UnmountFlags::DETACH).and_then(|()| {
+            if entry.file_name().as_encoded_bytes().ends_with(PARTS_SUFFIX.as_bytes()) {
+                for part in std::fs::read_dir(&path).into_iter().flatten().flatten() {
+                    remove_folder(&part.path())?;
+                }
+            }
+            remove_folder(&path)
+        });
         failures.extend(removed.err());
     }
     failures
+}
+
+/// Does what has to be done before the mount that is seen at `path`.
+fn prepare(mounts: &[Mount], path: &Path) -> Result<(Activated, Vec<Mount>)> {
+    if !needs_activation(mounts) {
+        return Ok((Activated::default(), mounts.to_vec()));
+    }
+    let mut parts = path.as_os_str().to_owned();
+    parts.push(PARTS_SUFFIX);
+    Activated::new(mounts, Path::new(&parts))
+        .map_err(|error| Error::Activate { path: path.to_owned(), error: Box::new(error) })
 }
 
 /// Makes a folder with a new name.
