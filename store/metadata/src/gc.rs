@@ -1,22 +1,35 @@
 //! The collector: which records nothing needs, and their removal.
 //!
-//! Marking reads a snapshot of the database and stops nobody. Only if it finds something to remove
-//! does a write transaction follow; if anything was written since the snapshot, that transaction
-//! marks again, so that what was created, labelled or leased meanwhile stays.
+//! Marking reads a snapshot of the database and stops nobody. What it finds is removed in slices,
+//! each a short transaction of its own, so that clients which write wait for one slice at most. What
+//! updates touch meanwhile is in a journal; each slice first keeps what these need. So what was
+//! created, labelled or leased since the snapshot stays, without marking again.
 
+mod garbage;
+mod journal;
 mod labels;
 mod mark;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use base_ident::Namespace;
 use store_bolt::WriteTx;
 
-use crate::metadata::{Dirty, Inner, Metadata, Ticket, Update, View};
+use self::garbage::Garbage;
+pub(crate) use self::garbage::Name;
+pub(crate) use self::journal::Journal;
+use self::mark::Marked;
+use crate::metadata::{Inner, Metadata, Ticket, Update, View};
 use crate::schema::{BLOB, CONTENT, IMAGES, INGESTS, LEASES, PARENT, SNAPSHOTS};
 use crate::{MetadataError, Result, Scope};
+
+/// How long one slice of the removal may take, besides its commit: other writers wait for it.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// Records that a slice removes between two looks at the clock.
+const STRIDE: usize = 8;
 
 /// The label that says when an image or a lease may be collected (RFC 3339).
 pub(crate) const EXPIRE: &str = "containerd.io/gc.expire";
@@ -61,6 +74,10 @@ pub struct Collection {
     pub sweep_snapshotters: BTreeSet<String>,
     /// How long marking and removing took.
     pub elapsed: Duration,
+    /// Whether something stays because it was touched meanwhile: another collection looks again.
+    pub again: bool,
+    /// Why the removal ended before its end, if it did; what is in `removed` is gone.
+    pub failed: Option<String>,
 }
 
 impl Metadata {
@@ -68,7 +85,7 @@ impl Metadata {
     ///
     /// Roots are leases that have not expired, images, containers, what sandboxes refer to, ingests
     /// that have not expired, and what has the label `containerd.io/gc.root`; references are
-    /// labels. A collection is for one caller at a time; two do no harm.
+    /// labels. One collection at a time; others wait.
     ///
     /// CANCEL: a dropped future does not take back a removal that began; what has to be swept is
     /// told by the next collection, what was removed is not.
@@ -84,69 +101,102 @@ impl Metadata {
     /// # Errors
     /// As [`Metadata::collect`].
     pub async fn collect_at(&self, now: SystemTime) -> base_errors::Result<Collection> {
+        let _one_at_a_time = self.inner.collecting.lock().await;
         let start = Instant::now();
         let inner = self.inner.clone();
-        let marking = tokio::task::spawn_blocking(move || inner.mark(now));
-        let (garbage, state) = marking.await.map_err(MetadataError::from)??;
-        let removed = self.remove_marked(garbage, state, now).await?;
-        let dirty = std::mem::take(&mut *self.inner.dirty());
+        let recording = inner.journal.begin();
+        let expiry = inner.take_expiry();
+        let marked = tokio::task::spawn_blocking({
+            let inner = inner.clone();
+            move || inner.mark(now)
+        });
+        let marked = match marked.await.map_err(MetadataError::from).and_then(|marked| marked) {
+            Ok(marked) => marked,
+            Err(error) => {
+                inner.expires(expiry);
+                return Err(error.into());
+            }
+        };
+        inner.expires(marked.next_expiry);
+        let mut removed = Vec::new();
+        let outcome = self.remove_marked(marked.garbage, now, &mut removed).await;
+        drop(recording);
+        let dirty = std::mem::take(&mut *inner.dirty());
+        let (again, failed) = match outcome {
+            Ok(again) => (again, None),
+            Err(error) => (true, Some(error.to_string())),
+        };
         Ok(Collection {
             removed,
             sweep_content: dirty.content,
             sweep_snapshotters: dirty.snapshotters,
             elapsed: start.elapsed(),
+            again,
+            failed,
         })
     }
 
-    /// Removes what marking found at `state`, or what it finds now if anything changed since.
+    /// When the next image, lease or ingest expires, as far as collections and updates have seen;
+    /// then a collection has something to do. A time that is over says that it has now.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<SystemTime> {
+        self.inner.next_expiry()
+    }
+
+    /// Removes what marking found, without what was touched since, and adds it to `removed`. Says
+    /// whether something stays for that.
     async fn remove_marked(
         &self,
-        garbage: Vec<Removed>,
-        state: State,
+        mut garbage: Garbage,
         now: SystemTime,
-    ) -> base_errors::Result<Vec<Removed>> {
-        if garbage.is_empty() {
-            return Ok(garbage);
+        removed: &mut Vec<Removed>,
+    ) -> base_errors::Result<bool> {
+        while garbage.len() > 0 {
+            let inner = self.inner.clone();
+            let slice = move |tx: &mut WriteTx<'_>| inner.remove_slice(tx, garbage, now);
+            let (rest, gone) = self.inner.db.update_async(slice).await?;
+            garbage = rest;
+            removed.extend(gone);
         }
-        let inner = self.inner.clone();
-        let remove = move |tx: &mut WriteTx<'_>| -> base_errors::Result<Vec<Removed>> {
-            let ticket = Ticket::new(inner.clone());
-            let garbage = if inner.unchanged(state) {
-                garbage
-            } else {
-                mark::garbage(&View { root: tx.read() }, now)?
-            };
-            let mut update = Update { tx, dirty: Dirty::default() };
-            for garbage in &garbage {
-                update.remove_garbage(garbage)?;
-            }
-            let dirty = update.dirty;
-            tx.on_commit(move || ticket.collected(dirty));
-            Ok(garbage)
-        };
-        self.inner.db.update_async(remove).await
+        Ok(garbage.keeps_some())
     }
 }
 
-/// What was known of updates before the snapshot was taken: their number, if none was on its way.
-#[derive(Clone, Copy)]
-struct State(Option<u64>);
-
 impl Inner {
-    /// What can be removed, as the last committed state says.
-    fn mark(&self, now: SystemTime) -> Result<(Vec<Removed>, State)> {
-        // Settled before started: then equal numbers mean that every update which began has been
-        // committed or undone, and the snapshot taken after that has it.
-        let settled = self.settled.load(Ordering::SeqCst);
-        let started = self.started.load(Ordering::SeqCst);
+    /// What can be removed, as the last committed state says. [`Journal::begin`] comes first.
+    fn mark(&self, now: SystemTime) -> Result<Marked> {
         let tx = self.db.view()?;
-        let garbage = mark::garbage(&View { root: tx.root() }, now)?;
-        Ok((garbage, State((settled == started).then_some(started))))
+        mark::mark(&View { root: tx.root() }, now)
     }
 
-    /// Whether no update but the caller's own has begun since `state`.
-    fn unchanged(&self, state: State) -> bool {
-        state.0.is_some_and(|before| self.started.load(Ordering::SeqCst) == before + 1)
+    /// Removes a part of the garbage; gives the rest, and what was removed.
+    fn remove_slice(
+        self: &Arc<Self>,
+        tx: &mut WriteTx<'_>,
+        mut garbage: Garbage,
+        now: SystemTime,
+    ) -> base_errors::Result<(Garbage, Vec<Removed>)> {
+        let start = Instant::now();
+        let view = View { root: tx.read() };
+        match self.journal.take() {
+            Some(touched) => {
+                for name in touched.iter().flat_map(|touched| touched.iter()) {
+                    garbage.keep(name, &view)?;
+                }
+            }
+            None => garbage.keep_unless_in(&mark::mark(&view, now)?.garbage),
+        }
+        let mut removed = Vec::new();
+        let mut update = Update::new(tx);
+        while removed.len() % STRIDE != 0 || start.elapsed() < SLICE || removed.is_empty() {
+            let Some(next) = garbage.next() else { break };
+            update.remove_garbage(&next)?;
+            removed.push(next);
+        }
+        let dirty = update.dirty;
+        let ticket = Ticket::new(self.clone(), Vec::new());
+        tx.on_commit(move || ticket.collected(dirty));
+        Ok((garbage, removed))
     }
 }
 
@@ -192,69 +242,134 @@ mod tests {
     use super::*;
     use base_ident::{Digest, Labels};
 
-    /// A collection whose marking is over, with one blob to remove, and its handle.
-    fn marked() -> (tempfile::TempDir, Metadata, Digest, Vec<Removed>, State) {
-        let folder = tempfile::tempdir().expect("folder");
-        let metadata = Metadata::open(folder.path().join("meta.db"), crate::Options::default())
-            .expect("database");
-        let digest = Digest::parse(&format!("sha256:{:064x}", 1)).expect("digest");
-        let blob = digest.clone();
+    fn digest(number: usize) -> Digest {
+        Digest::parse(&format!("sha256:{number:064x}")).expect("digest")
+    }
+
+    fn scope() -> Scope {
+        Scope::new(Namespace::new("default").expect("namespace"))
+    }
+
+    fn blob(metadata: &Metadata, number: usize, needs: &[usize]) {
+        let labels: Labels = needs
+            .iter()
+            .map(|other| {
+                (format!("containerd.io/gc.ref.content.{other}"), digest(*other).to_string())
+            })
+            .collect();
         metadata
             .update_blocking(move |tx| {
-                let scope = Scope::new(Namespace::new("default")?);
-                Ok(tx.commit_ingest(&scope, "r", &blob, 1, Labels::new())?)
+                Ok(tx.commit_ingest(&scope(), "r", &digest(number), 1, labels)?)
             })
             .expect("blob");
-        let (garbage, state) = metadata.inner.mark(SystemTime::now()).expect("marking");
-        assert_eq!(garbage.len(), 1);
-        (folder, metadata, digest, garbage, state)
     }
 
-    fn remove(metadata: &Metadata, garbage: Vec<Removed>, state: State) -> Vec<Removed> {
-        tokio::runtime::Builder::new_current_thread()
+    fn has(metadata: &Metadata, number: usize) -> bool {
+        let namespace = scope().namespace;
+        metadata.view(|tx| Ok(tx.has_blob(&namespace, &digest(number))?)).expect("view")
+    }
+
+    /// Blobs 1 (needs 2, which needs 3) and 4; marked. Then `meanwhile`, then the removal.
+    fn collect(meanwhile: impl FnOnce(&Metadata)) -> (tempfile::TempDir, Metadata, usize, bool) {
+        let folder = tempfile::tempdir_in("/dev/shm").expect("folder");
+        let metadata = Metadata::open(folder.path().join("meta.db"), crate::Options::default())
+            .expect("database");
+        for (number, needs) in [(1, &[2][..]), (2, &[3]), (3, &[]), (4, &[])] {
+            blob(&metadata, number, needs);
+        }
+        let recording = metadata.inner.journal.begin();
+        let now = SystemTime::now();
+        let marked = metadata.inner.mark(now).expect("marking");
+        assert_eq!(marked.garbage.len(), 4);
+        meanwhile(&metadata);
+        let mut removed = Vec::new();
+        let again = tokio::runtime::Builder::new_current_thread()
             .build()
             .expect("runtime")
-            .block_on(metadata.remove_marked(garbage, state, SystemTime::now()))
-            .expect("removal")
+            .block_on(metadata.remove_marked(marked.garbage, now, &mut removed))
+            .expect("removal");
+        drop(recording);
+        (folder, metadata, removed.len(), again)
     }
 
-    #[test]
-    fn garbage_that_is_leased_before_its_removal_survives() {
-        let (_folder, metadata, digest, garbage, state) = marked();
-        let wanted = digest.clone();
+    fn leased(metadata: &Metadata, number: usize) {
         metadata
             .update_blocking(move |tx| {
-                let scope = Scope::new(Namespace::new("default")?);
-                tx.create_lease(&scope, "l", &Labels::new())?;
-                Ok(tx.open_ingest(&scope.with_lease("l"), "r", Some(&wanted), false)?)
+                tx.create_lease(&scope(), "l", &Labels::new())?;
+                let scope = scope().with_lease("l");
+                Ok(tx.open_ingest(&scope, "r", Some(&digest(number)), false)?)
             })
             .expect("lease");
-        assert_eq!(remove(&metadata, garbage, state), []);
-        let namespace = Namespace::new("default").expect("namespace");
-        assert!(metadata.view(|tx| Ok(tx.has_blob(&namespace, &digest)?)).expect("view"));
-    }
-
-    #[test]
-    fn a_failed_update_counts_as_a_change_that_is_over() {
-        let (_folder, metadata, _, garbage, state) = marked();
-        let failed: base_errors::Result<()> =
-            metadata.update_blocking(|_| Err(base_errors::Error::unknown("no")));
-        assert!(failed.is_err());
-        assert_eq!(remove(&metadata, garbage, state).len(), 1);
-        let (_, state) = metadata.inner.mark(SystemTime::now()).expect("marking");
-        assert!(state.0.is_some(), "nothing is on its way");
     }
 
     #[test]
     fn without_changes_what_was_marked_is_removed() {
-        let (_folder, metadata, digest, mut garbage, state) = marked();
-        // Marking again would not find this one.
-        let mut more = garbage[0].clone();
-        more.resource = Resource::Image("none".to_owned());
-        garbage.push(more);
-        assert_eq!(remove(&metadata, garbage, state).len(), 2);
-        let namespace = Namespace::new("default").expect("namespace");
-        assert!(!metadata.view(|tx| Ok(tx.has_blob(&namespace, &digest)?)).expect("view"));
+        let (_folder, metadata, removed, again) = collect(|_| {});
+        assert_eq!((removed, again), (4, false));
+        assert!((1..=4).all(|number| !has(&metadata, number)));
         assert!(metadata.inner.dirty().content, "a dropped collection leaves the need to sweep");
+    }
+
+    #[test]
+    fn garbage_that_is_leased_before_its_removal_survives_with_what_it_needs() {
+        let (_folder, metadata, removed, again) = collect(|metadata| leased(metadata, 2));
+        assert_eq!((removed, again), (2, true));
+        assert_eq!([1, 2, 3, 4].map(|number| has(&metadata, number)), [false, true, true, false]);
+    }
+
+    #[test]
+    fn garbage_that_something_new_refers_to_survives() {
+        let (_folder, metadata, removed, _) = collect(|metadata| {
+            blob(metadata, 5, &[4]);
+        });
+        assert_eq!(removed, 3);
+        assert!(has(&metadata, 4));
+    }
+
+    #[test]
+    fn a_label_on_what_lives_keeps_what_it_names() {
+        let (_folder, metadata, removed, _) = collect(|metadata| {
+            metadata
+                .update_blocking(|tx| {
+                    let needs = Labels::from([(
+                        "containerd.io/gc.ref.content".to_owned(),
+                        digest(3).to_string(),
+                    )]);
+                    tx.create_lease(&scope(), "other", &Labels::new())?;
+                    let kind = "content".to_owned();
+                    let resource = crate::LeaseResource { id: digest(1).to_string(), kind };
+                    tx.add_lease_resource(&scope(), "other", &resource)?;
+                    Ok(tx.update_blob(&scope(), &digest(4), &needs, &[])?)
+                })
+                .expect("labels");
+        });
+        assert_eq!(removed, 0);
+        assert!((1..=4).all(|number| has(&metadata, number)));
+    }
+
+    #[test]
+    fn with_too_many_changes_marking_is_done_again() {
+        let (_folder, metadata, removed, _) = collect(|metadata| {
+            metadata.inner.journal.ran(
+                std::iter::repeat_n(Name::at(b"n", &[b"images", b"x"]).expect("name"), 70_000)
+                    .collect(),
+            );
+            leased(metadata, 2);
+        });
+        assert_eq!(removed, 2);
+        assert!(has(&metadata, 2) && has(&metadata, 3));
+    }
+
+    #[test]
+    fn a_failed_update_touches_nothing() {
+        let (_folder, _metadata, removed, _) = collect(|metadata| {
+            let failed: base_errors::Result<()> = metadata.update_blocking(|tx| {
+                tx.create_lease(&scope(), "l", &Labels::new())?;
+                tx.open_ingest(&scope().with_lease("l"), "r", Some(&digest(2)), false)?;
+                Err(base_errors::Error::unknown("no"))
+            });
+            assert!(failed.is_err());
+        });
+        assert_eq!(removed, 4);
     }
 }

@@ -200,6 +200,7 @@ impl Update<'_, '_> {
         image.updated_at = image.created_at;
         image.labels.retain(|_, value| !value.is_empty());
         image.target.annotations.retain(|_, value| !value.is_empty());
+        self.note_expiry(&image.labels);
         image.encode(&mut self.create(scope, &[IMAGES, image.name.as_bytes()])?)?;
         Ok(image)
     }
@@ -230,6 +231,7 @@ impl Update<'_, '_> {
         new.labels.retain(|_, value| !value.is_empty());
         new.target.annotations.retain(|_, value| !value.is_empty());
         new.updated_at = epoch.unwrap_or_else(SystemTime::now);
+        self.note_expiry(&new.labels);
         new.encode(&mut self.create(scope, &[IMAGES, change.name.as_bytes()])?)?;
         Ok(new)
     }

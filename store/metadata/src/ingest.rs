@@ -172,13 +172,17 @@ impl Update<'_, '_> {
         }
         let leased = self.lease(scope, &[INGESTS], reference.as_bytes())?;
         let path: [&[u8]; 3] = [CONTENT, INGESTS, reference.as_bytes()];
+        let expiry = SystemTime::now() + INGEST_LIFE;
+        if !leased {
+            self.dirty.expires(expiry);
+        }
         let mut bucket = self.create(scope, &path)?;
         if bucket.as_read().get(REF)?.is_none() {
             let sequence = bucket.next_sequence()?;
             bucket.put(REF, backend_key(&scope.namespace, sequence, reference).as_bytes())?;
         }
         if !leased {
-            bucket.put(EXPIRE_AT, &encode::time(SystemTime::now() + INGEST_LIFE))?;
+            bucket.put(EXPIRE_AT, &encode::time(expiry))?;
         }
         if let Some(digest) = wanted.filter(|_| in_backend) {
             bucket.put(EXPECTED, digest.as_str().as_bytes())?;

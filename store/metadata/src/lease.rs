@@ -159,6 +159,7 @@ impl Update<'_, '_> {
         let mut labels = labels.clone();
         labels.retain(|_, value| !value.is_empty());
         let lease = Lease { id: id.to_owned(), created_at: SystemTime::now(), labels };
+        self.note_expiry(&lease.labels);
         let mut bucket = self.create(scope, &[LEASES, id.as_bytes()])?;
         bucket.put(CREATED_AT, &time(lease.created_at))?;
         put_map(&mut bucket, LABELS, &lease.labels)?;
@@ -197,7 +198,9 @@ impl Update<'_, '_> {
     ) -> Result<()> {
         self.require_lease(scope, id)?;
         let mut path = vec![LEASES, id.as_bytes()];
-        path.extend(resource.path()?);
+        let kind = resource.path()?;
+        self.touch_leased(scope, &kind, resource.id.as_bytes());
+        path.extend(kind);
         self.create(scope, &path)?.put(resource.id.as_bytes(), b"")?;
         Ok(())
     }

@@ -44,7 +44,7 @@ pub use hold::{Held, Hold};
 pub use image::{Image, ImageChange};
 pub use ingest::{Committed, INGEST_LIFE, Ingest, Opened};
 pub use lease::{Lease, LeaseResource};
-pub use metadata::{Metadata, Options, Update, View};
+pub use metadata::{Metadata, Mutation, Options, Update, View};
 pub use namespace::NamespaceRecord;
 pub use prost_types::Any;
 pub use sandbox::Sandbox;

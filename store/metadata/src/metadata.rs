@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use base_ident::Namespace;
+use base_ident::{Labels, Namespace, timestamp};
 use store_bolt::{Bucket, BucketMut, Db, WriteTx};
 
+use crate::gc::{EXPIRE, Journal, Name};
 use crate::hold::{Held, Hold, Holds};
 use crate::schema::{LEASES, ROOT};
 use crate::{MetadataError, Object, Result, Scope};
@@ -32,6 +32,8 @@ pub(crate) struct Dirty {
     pub(crate) snapshotters: BTreeSet<String>,
     /// Whether blobs or ingests went.
     pub(crate) content: bool,
+    /// When the first of the things expires that were written.
+    pub(crate) expires: Option<SystemTime>,
 }
 
 impl Dirty {
@@ -40,20 +42,35 @@ impl Dirty {
         self.snapshotters.extend(more.snapshotters);
         self.content |= more.content;
     }
+
+    /// Something expires at `time`.
+    pub(crate) fn expires(&mut self, time: SystemTime) {
+        self.expires = Some(self.expires.map_or(time, |first| first.min(time)));
+    }
 }
 
-/// Runs after a commit; hears whether anything was deleted since the last collection.
-type Hook = Box<dyn Fn(bool) + Send + Sync>;
+/// What a commit means for collections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mutation {
+    /// Whether anything was deleted since the last collection.
+    pub deleted: bool,
+    /// When the first of the things expires that this update wrote, if they do.
+    pub expires: Option<SystemTime>,
+}
+
+/// Runs after a commit.
+type Hook = Box<dyn Fn(Mutation) + Send + Sync>;
 
 pub(crate) struct Inner {
     pub(crate) db: Db,
     pub(crate) holds: Arc<Holds>,
     hooks: RwLock<Vec<Hook>>,
     dirty: Mutex<Dirty>,
-    /// Closures of updates that began.
-    pub(crate) started: AtomicU64,
-    /// Closures of updates whose commit is done, or that were undone.
-    pub(crate) settled: AtomicU64,
+    /// When the next thing expires.
+    expiry: Mutex<Option<SystemTime>>,
+    pub(crate) journal: Journal,
+    /// Held by the collection that is on its way.
+    pub(crate) collecting: tokio::sync::Mutex<()>,
 }
 
 impl Inner {
@@ -62,52 +79,72 @@ impl Inner {
         self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn next_expiry(&self) -> Option<SystemTime> {
+        *self.expiry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn take_expiry(&self) -> Option<SystemTime> {
+        self.expiry.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Something expires at `time`.
+    pub(crate) fn expires(&self, time: Option<SystemTime>) {
+        let Some(time) = time else { return };
+        let mut expiry = self.expiry.lock().unwrap_or_else(PoisonError::into_inner);
+        *expiry = Some(expiry.map_or(time, |first| first.min(time)));
+    }
+
     /// Runs the closure of an update, and what has to follow its commit.
     fn run<T>(
         self: &Arc<Self>,
         tx: &mut WriteTx<'_>,
         f: impl FnOnce(&mut Update<'_, '_>) -> base_errors::Result<T>,
     ) -> base_errors::Result<T> {
-        let ticket = Ticket::new(self.clone());
-        let mut update = Update { tx, dirty: Dirty::default() };
+        let mut update = Update::new(tx);
         let value = f(&mut update)?;
-        let dirty = update.dirty;
+        let Update { dirty, touched, .. } = update;
+        let ticket = Ticket::new(self.clone(), touched);
         tx.on_commit(move || ticket.committed(dirty));
         Ok(value)
     }
 }
 
-/// An update on its way: counts it as settled when it is dropped, whatever became of it.
-pub(crate) struct Ticket(Arc<Inner>);
-
-impl Ticket {
-    pub(crate) fn new(inner: Arc<Inner>) -> Self {
-        inner.started.fetch_add(1, Ordering::SeqCst);
-        Ticket(inner)
-    }
-
-    fn committed(self, dirty: Dirty) {
-        let any = {
-            let mut all = self.0.dirty();
-            all.add(dirty);
-            all.deletions > 0
-        };
-        for hook in self.0.hooks.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            hook(any);
-        }
-    }
+/// An update whose closure has run: what it touched is in the journal until this is dropped, after
+/// its commit or after it was undone.
+pub(crate) struct Ticket {
+    inner: Arc<Inner>,
+    number: u64,
 }
 
 impl Ticket {
+    pub(crate) fn new(inner: Arc<Inner>, touched: Vec<Name>) -> Self {
+        let number = inner.journal.ran(touched);
+        Ticket { inner, number }
+    }
+
+    fn committed(self, dirty: Dirty) {
+        let expires = dirty.expires;
+        self.inner.expires(expires);
+        let deleted = {
+            let mut all = self.inner.dirty();
+            all.add(dirty);
+            all.deletions > 0
+        };
+        let mutation = Mutation { deleted, expires };
+        for hook in self.inner.hooks.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            hook(mutation);
+        }
+    }
+
     /// As [`Ticket::committed`], for the collector's own commit, of which hooks do not hear.
     pub(crate) fn collected(self, dirty: Dirty) {
-        self.0.dirty().add(dirty);
+        self.inner.dirty().add(dirty);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.settled.fetch_add(1, Ordering::SeqCst);
+        self.inner.journal.settled(self.number);
     }
 }
 
@@ -139,8 +176,9 @@ impl Metadata {
                 holds: Arc::default(),
                 hooks: RwLock::default(),
                 dirty: Mutex::default(),
-                started: AtomicU64::new(0),
-                settled: AtomicU64::new(0),
+                expiry: Mutex::default(),
+                journal: Journal::default(),
+                collecting: tokio::sync::Mutex::default(),
             }),
         })
     }
@@ -149,6 +187,24 @@ impl Metadata {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.inner.db.path()
+    }
+
+    /// The number of the last commit.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn txid(&self) -> base_errors::Result<u64> {
+        Ok(self.inner.db.view()?.txid())
+    }
+
+    /// Makes a consistent copy at `to`, in the place of an older one. Commits go on meanwhile.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// Those of the disk; then an older copy is as it was.
+    pub fn backup(&self, to: impl AsRef<Path>) -> base_errors::Result<()> {
+        self.inner.db.backup(to)?;
+        Ok(())
     }
 
     /// Reads the last committed state. Takes no lock and does not block: `f` runs here and now.
@@ -190,9 +246,13 @@ impl Metadata {
         self.inner.db.update(move |tx| inner.run(tx, f))
     }
 
-    /// Calls `hook` after each commit of an update, with true if anything was deleted since the
-    /// last collection. It must be quick: commits wait for it.
+    /// As [`Metadata::on_change`], for who wants to know of deletions alone.
     pub fn on_mutation(&self, hook: impl Fn(bool) + Send + Sync + 'static) {
+        self.on_change(move |mutation| hook(mutation.deleted));
+    }
+
+    /// Calls `hook` after each commit of an update. It must be quick: commits wait for it.
+    pub fn on_change(&self, hook: impl Fn(Mutation) + Send + Sync + 'static) {
         self.inner.hooks.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
     }
 
@@ -292,6 +352,14 @@ impl<'a> View<'a> {
 pub struct Update<'a, 'tx> {
     pub(crate) tx: &'a mut WriteTx<'tx>,
     pub(crate) dirty: Dirty,
+    /// What was created, changed or leased; a collection that is on its way keeps it.
+    touched: Vec<Name>,
+}
+
+impl<'a, 'tx> Update<'a, 'tx> {
+    pub(crate) fn new(tx: &'a mut WriteTx<'tx>) -> Self {
+        Update { tx, dirty: Dirty::default(), touched: Vec::new() }
+    }
 }
 
 impl Update<'_, '_> {
@@ -301,17 +369,46 @@ impl Update<'_, '_> {
         View { root: self.tx.read() }
     }
 
-    /// The bucket at `path` in the scope's namespace, created with all on the way to it.
+    /// Notes that the object at `path` in the scope's namespace is created or changed.
+    pub(crate) fn touch(&mut self, scope: &Scope, path: &[&[u8]]) {
+        if let Some(name) = Name::at(scope.ns(), path)
+            && self.touched.last() != Some(&name)
+        {
+            self.touched.push(name);
+        }
+    }
+
+    /// Notes that a lease holds `key` under `path` from now on.
+    pub(crate) fn touch_leased(&mut self, scope: &Scope, path: &[&[u8]], key: &[u8]) {
+        self.touched.extend(Name::leased(scope.ns(), path, key));
+    }
+
+    /// Notes when what has these labels expires.
+    pub(crate) fn note_expiry(&mut self, labels: &Labels) {
+        if let Some(text) = labels.get(EXPIRE)
+            && let Ok(time) = timestamp::parse(text)
+        {
+            self.dirty.expires(time);
+        }
+    }
+
+    /// The bucket at `path` in the scope's namespace, created with all on the way to it, in order to
+    /// write to the object there.
     pub(crate) fn create(&mut self, scope: &Scope, path: &[&[u8]]) -> Result<BucketMut<'_>> {
+        self.touch(scope, path);
+        self.bucket_mut(scope, path)
+    }
+
+    fn bucket_mut(&mut self, scope: &Scope, path: &[&[u8]]) -> Result<BucketMut<'_>> {
         let mut full = vec![ROOT, scope.ns()];
         full.extend_from_slice(path);
         Ok(self.tx.create_bucket_if_missing(&full)?)
     }
 
-    /// The bucket at `path` in the scope's namespace, if it is there.
+    /// The bucket at `path` in the scope's namespace, if it is there, in order to remove from it.
     pub(crate) fn open(&mut self, scope: &Scope, path: &[&[u8]]) -> Result<Option<BucketMut<'_>>> {
         match self.view().bucket(&scope.namespace, path)? {
-            Some(_) => self.create(scope, path).map(Some),
+            Some(_) => self.bucket_mut(scope, path).map(Some),
             None => Ok(None),
         }
     }
@@ -332,8 +429,10 @@ impl Update<'_, '_> {
         let missing = || MetadataError::NotFound(Object::CallLease(lease.clone()));
         let mut full = vec![LEASES, lease.as_bytes()];
         self.open(scope, &full)?.ok_or_else(missing)?;
+        self.touch(scope, &full);
+        self.touch_leased(scope, path, key);
         full.extend_from_slice(path);
-        self.create(scope, &full)?.put(key, b"")?;
+        self.bucket_mut(scope, &full)?.put(key, b"")?;
         Ok(true)
     }
 

@@ -306,8 +306,9 @@ impl Update<'_, '_> {
         snapshotter: &str,
         record: &SnapshotRecord,
     ) -> Result<()> {
-        let mut snapshots = self.create(scope, &[SNAPSHOTS, snapshotter.as_bytes()])?;
         let key = record.key.as_bytes();
+        self.touch(scope, &[SNAPSHOTS, snapshotter.as_bytes(), key]);
+        let mut snapshots = self.create(scope, &[SNAPSHOTS, snapshotter.as_bytes()])?;
         let mut bucket = snapshots.create_bucket_if_missing(key)?;
         bucket.put(NAME, record.backend.as_bytes())?;
         put_times(&mut bucket, record.created_at, record.updated_at)?;

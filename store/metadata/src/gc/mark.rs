@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use base_ident::timestamp;
 use store_bolt::{Bucket, Entry};
 
+use super::EXPIRE;
+use super::garbage::{Garbage, Name};
 use super::labels::{Label, UsedAt, scan};
-use super::{EXPIRE, Removed, Resource};
 use crate::Result;
 use crate::encode::read_time;
 use crate::metadata::View;
@@ -28,6 +29,8 @@ pub(super) enum Kind {
     Container,
     Lease,
     Ingest,
+    /// Sandboxes are never collected and nothing refers to them; their labels refer to others.
+    Sandbox,
 }
 
 /// An object, by its names in the database; it need not exist.
@@ -58,6 +61,16 @@ struct Marking<'a> {
     /// Marked nodes, and whether without what they need.
     seen: HashSet<(Node<'a>, bool)>,
     pending: Vec<(Node<'a>, bool)>,
+    /// When the next of the objects that live expires.
+    next_expiry: Option<SystemTime>,
+}
+
+/// The outcome of marking.
+pub(super) struct Marked {
+    /// What nothing needs.
+    pub(super) garbage: Garbage,
+    /// When the next image, lease or ingest expires.
+    pub(super) next_expiry: Option<SystemTime>,
 }
 
 /// The buckets in `bucket`, with their names.
@@ -81,9 +94,11 @@ fn expiry(object: Bucket<'_>, key: &[u8]) -> Result<Option<SystemTime>> {
     Ok(time)
 }
 
-/// All records that nothing needs.
-pub(super) fn garbage(view: &View<'_>, now: SystemTime) -> Result<Vec<Removed>> {
-    let Some(top) = view.root.bucket(ROOT)? else { return Ok(Vec::new()) };
+/// Finds all records that nothing needs.
+pub(super) fn mark(view: &View<'_>, now: SystemTime) -> Result<Marked> {
+    let Some(top) = view.root.bucket(ROOT)? else {
+        return Ok(Marked { garbage: Garbage::default(), next_expiry: None });
+    };
     let mut marking = Marking {
         top,
         now,
@@ -91,6 +106,7 @@ pub(super) fn garbage(view: &View<'_>, now: SystemTime) -> Result<Vec<Removed>> 
         conditions: Conditions::default(),
         seen: HashSet::new(),
         pending: Vec::new(),
+        next_expiry: None,
     };
     for namespace in buckets(Some(top)) {
         let (name, bucket) = namespace?;
@@ -100,7 +116,65 @@ pub(super) fn garbage(view: &View<'_>, now: SystemTime) -> Result<Vec<Removed>> 
     while let Some((node, flat)) = marking.pending.pop() {
         marking.references(node, flat)?;
     }
-    marking.unmarked()
+    let garbage = marking.unmarked()?;
+    Ok(Marked { garbage, next_expiry: marking.next_expiry })
+}
+
+/// Hands what `node` needs to `take`; nothing if it does not exist. `top` is the bucket of all
+/// namespaces. `flat`: a snapshot's parent and an image's target alone.
+pub(super) fn needs<'a>(
+    top: Bucket<'a>,
+    node: Node<'a>,
+    flat: bool,
+    mut take: impl FnMut(Node<'a>, bool),
+) -> Result<()> {
+    let Node { kind, namespace, snapshotter, key } = node;
+    let path: &[&[u8]] = match kind {
+        Kind::Content => &[namespace, CONTENT, BLOB, key],
+        Kind::Snapshot => &[namespace, SNAPSHOTS, snapshotter, key],
+        Kind::Image => &[namespace, IMAGES, key],
+        Kind::Container => &[namespace, CONTAINERS, key],
+        Kind::Ingest => &[namespace, CONTENT, INGESTS, key],
+        Kind::Sandbox => &[namespace, SANDBOXES, key],
+        Kind::Lease => return Ok(()),
+    };
+    // A reference to what does not exist is no error.
+    let Some(object) = top.path(path)? else { return Ok(()) };
+    match kind {
+        Kind::Snapshot => {
+            if let Some(parent) = object.get(PARENT)?.filter(|parent| !parent.is_empty()) {
+                take(Node { key: parent, ..node }, flat);
+            }
+        }
+        Kind::Image => {
+            if let Some(target) = object.bucket(TARGET)? {
+                let digest = target.get(DIGEST)?.unwrap_or_default();
+                take(Node { kind: Kind::Content, key: digest, ..node }, flat);
+            }
+        }
+        Kind::Container => {
+            let snapshotter = object.get(SNAPSHOTTER)?.unwrap_or_default();
+            if !snapshotter.is_empty() {
+                let key = object.get(SNAPSHOT_KEY)?.unwrap_or_default();
+                take(Node { kind: Kind::Snapshot, namespace, snapshotter, key }, false);
+            }
+        }
+        Kind::Ingest => {
+            if let Some(digest) = object.get(EXPECTED)?.filter(|digest| !digest.is_empty()) {
+                take(Node { kind: Kind::Content, key: digest, ..node }, false);
+            }
+            return Ok(());
+        }
+        Kind::Content | Kind::Lease | Kind::Sandbox => {}
+    }
+    if flat {
+        return Ok(());
+    }
+    scan(namespace, object, |label| {
+        if let Label::Needs(needed) = label {
+            take(needed, false);
+        }
+    })
 }
 
 impl<'a> Marking<'a> {
@@ -114,12 +188,22 @@ impl<'a> Marking<'a> {
         self.followers.entry(leader).or_default().push(follower);
     }
 
+    /// Whether an object with this time of expiry has expired; if not, it is remembered.
+    fn expired(&mut self, expiry: Option<SystemTime>) -> bool {
+        let Some(expiry) = expiry else { return false };
+        if self.now > expiry {
+            return true;
+        }
+        self.next_expiry = Some(self.next_expiry.map_or(expiry, |next| next.min(expiry)));
+        false
+    }
+
     /// Marks the roots of a namespace, and gathers what lives with others.
     fn roots(&mut self, namespace: &'a [u8], bucket: Bucket<'a>) -> Result<()> {
         let node = |kind, key| Node { kind, namespace, snapshotter: b"", key };
         for lease in buckets(bucket.bucket(LEASES)?) {
             let (id, lease) = lease?;
-            if expiry(lease, id)?.is_none_or(|expiry| self.now <= expiry) {
+            if !self.expired(expiry(lease, id)?) {
                 self.mark(node(Kind::Lease, id), false);
                 self.leased(namespace, lease)?;
             }
@@ -127,7 +211,7 @@ impl<'a> Marking<'a> {
         for image in buckets(bucket.bucket(IMAGES)?) {
             let (name, image) = image?;
             let own = node(Kind::Image, name);
-            let expired = expiry(image, name)?.is_some_and(|expiry| self.now > expiry);
+            let expired = self.expired(expiry(image, name)?);
             if !expired {
                 self.mark(own, false);
             }
@@ -141,7 +225,7 @@ impl<'a> Marking<'a> {
             let (reference, ingest) = ingest?;
             // An ingest without a time has a lease; one whose time cannot be read is kept.
             let lives = match ingest.get(EXPIRE_AT)? {
-                Some(bytes) => read_time(bytes).is_none_or(|expiry| self.now <= expiry),
+                Some(bytes) => !self.expired(read_time(bytes)),
                 None => false,
             };
             if lives {
@@ -198,141 +282,120 @@ impl<'a> Marking<'a> {
             Some(labels) => labels.get(FLAT)?.is_some(),
             None => false,
         };
-        for (bucket, kind, flat) in [
-            (CONTENT, Kind::Content, flat),
-            (IMAGES, Kind::Image, flat),
-            (INGESTS, Kind::Ingest, false),
-        ] {
-            if let Some(keys) = lease.bucket(bucket)? {
-                for entry in keys.iter() {
-                    let (key, _) = entry?;
-                    self.mark(Node { kind, namespace, snapshotter: b"", key }, flat);
-                }
-            }
-        }
-        for keys in buckets(lease.bucket(SNAPSHOTS)?) {
-            let (snapshotter, keys) = keys?;
-            for entry in keys.iter() {
-                let (key, _) = entry?;
-                self.mark(Node { kind: Kind::Snapshot, namespace, snapshotter, key }, flat);
-            }
-        }
-        Ok(())
+        held(namespace, lease, |node| self.mark(node, flat && node.kind != Kind::Ingest))
     }
 
     /// Turns the conditions that hold into followers.
     fn evaluate(&mut self) {
-        let Conditions { on, used } = std::mem::take(&mut self.conditions);
-        for (own, on, condition) in on {
-            let values = used.get(&on).map_or(&[][..], Vec::as_slice);
+        let conditions = std::mem::take(&mut self.conditions);
+        for (own, on, condition) in &conditions.on {
+            let values = conditions.used.get(on).map_or(&[][..], Vec::as_slice);
             if values.iter().any(|used| condition.holds(*used, self.now)) {
-                self.follow(on, own);
+                self.follow(*on, *own);
             }
         }
+        self.conditions = conditions;
     }
 
-    /// Marks what `node` needs, and what lives with it. `flat`: a snapshot's parents and an image's
-    /// target alone.
+    /// Marks what `node` needs, and what lives with it. `flat`: as [`needs`] says.
     fn references(&mut self, node: Node<'a>, flat: bool) -> Result<()> {
         if !flat {
             for follower in self.followers.get(&node).cloned().unwrap_or_default() {
                 self.mark(follower, false);
             }
         }
-        let Node { kind, namespace, snapshotter, key } = node;
-        let path: &[&[u8]] = match kind {
-            Kind::Content => &[namespace, CONTENT, BLOB, key],
-            Kind::Snapshot => &[namespace, SNAPSHOTS, snapshotter, key],
-            Kind::Image => &[namespace, IMAGES, key],
-            Kind::Container => &[namespace, CONTAINERS, key],
-            Kind::Ingest => &[namespace, CONTENT, INGESTS, key],
-            Kind::Lease => return Ok(()),
-        };
-        // A reference to what does not exist is no error.
-        let Some(object) = self.top.path(path)? else { return Ok(()) };
-        match kind {
-            Kind::Snapshot => {
-                if let Some(parent) = object.get(PARENT)?.filter(|parent| !parent.is_empty()) {
-                    self.mark(Node { key: parent, ..node }, flat);
-                }
-            }
-            Kind::Image => {
-                if let Some(target) = object.bucket(TARGET)? {
-                    let digest = target.get(DIGEST)?.unwrap_or_default();
-                    self.mark(Node { kind: Kind::Content, key: digest, ..node }, flat);
-                }
-            }
-            Kind::Container => {
-                let snapshotter = object.get(SNAPSHOTTER)?.unwrap_or_default();
-                if !snapshotter.is_empty() {
-                    let key = object.get(SNAPSHOT_KEY)?.unwrap_or_default();
-                    self.mark(Node { kind: Kind::Snapshot, namespace, snapshotter, key }, false);
-                }
-            }
-            Kind::Ingest => {
-                if let Some(digest) = object.get(EXPECTED)?.filter(|digest| !digest.is_empty()) {
-                    self.mark(Node { kind: Kind::Content, key: digest, ..node }, false);
-                }
-                return Ok(());
-            }
-            Kind::Content | Kind::Lease => {}
-        }
-        if flat {
-            return Ok(());
-        }
-        scan(namespace, object, |label| {
-            if let Label::Needs(needed) = label {
-                self.mark(needed, false);
-            }
-        })
+        needs(self.top, node, flat, |needed, flat| self.mark(needed, flat))
     }
 
-    /// All records that are not marked.
-    fn unmarked(&self) -> Result<Vec<Removed>> {
-        let mut removed = Vec::new();
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_owned()).ok();
-        let mut check = |node: Node<'a>, resource: fn(String) -> Resource| {
-            if self.seen.contains(&(node, false)) || self.seen.contains(&(node, true)) {
-                return;
-            }
-            // A key that is not UTF-8 is none of ours; it is kept.
-            if let (Some(namespace), Some(key)) = (text(node.namespace), text(node.key)) {
-                removed.push(Removed { namespace, resource: resource(key) });
+    /// All records that are not marked, and how they hang together.
+    fn unmarked(&self) -> Result<Garbage> {
+        let mut nodes = Vec::new();
+        let mut check = |node: Node<'a>| {
+            if !self.seen.contains(&(node, false)) && !self.seen.contains(&(node, true)) {
+                nodes.push(node);
             }
         };
-        let mut snapshots = Vec::new();
         for namespace in buckets(Some(self.top)) {
             let (namespace, bucket) = namespace?;
-            for (path, kind, resource) in [
-                (&[LEASES][..], Kind::Lease, Resource::Lease as fn(String) -> Resource),
-                (&[IMAGES], Kind::Image, Resource::Image),
-                (&[CONTENT, INGESTS], Kind::Ingest, Resource::Ingest),
-                (&[CONTENT, BLOB], Kind::Content, Resource::Blob),
+            for (path, kind) in [
+                (&[LEASES][..], Kind::Lease),
+                (&[IMAGES], Kind::Image),
+                (&[CONTENT, INGESTS], Kind::Ingest),
+                (&[CONTENT, BLOB], Kind::Content),
             ] {
                 for object in buckets(bucket.path(path)?) {
                     let (key, _) = object?;
-                    check(Node { kind, namespace, snapshotter: b"", key }, resource);
+                    check(Node { kind, namespace, snapshotter: b"", key });
                 }
             }
             for keys in buckets(bucket.bucket(SNAPSHOTS)?) {
                 let (snapshotter, keys) = keys?;
                 for object in buckets(Some(keys)) {
                     let (key, _) = object?;
-                    snapshots.push(Node { kind: Kind::Snapshot, namespace, snapshotter, key });
+                    check(Node { kind: Kind::Snapshot, namespace, snapshotter, key });
                 }
             }
         }
-        for node in snapshots {
-            if self.seen.contains(&(node, false)) || self.seen.contains(&(node, true)) {
-                continue;
-            }
-            if let (Some(namespace), Some(snapshotter), Some(key)) =
-                (text(node.namespace), text(node.snapshotter), text(node.key))
+        // A name that is not UTF-8 is none of ours; what has it is kept.
+        let named: Vec<(Node<'a>, Name)> =
+            nodes.into_iter().filter_map(|node| Some((node, Name::of(node)?))).collect();
+        let index: HashMap<Node<'a>, usize> =
+            named.iter().enumerate().map(|(at, (node, _))| (*node, at)).collect();
+        let mut garbage = Garbage::new(named.iter().map(|(_, name)| name.clone()).collect());
+        for (at, (node, _)) in named.iter().enumerate() {
+            needs(self.top, *node, false, |needed, _| {
+                if let Some(needed) = index.get(&needed) {
+                    garbage.needs(at, *needed);
+                }
+            })?;
+            // What an expired lease held comes back with it.
+            if node.kind == Kind::Lease
+                && let Some(lease) = self.top.path(&[node.namespace, LEASES, node.key])?
             {
-                let resource = Resource::Snapshot { snapshotter, key };
-                removed.push(Removed { namespace, resource });
+                held(node.namespace, lease, |resource| {
+                    if let Some(resource) = index.get(&resource) {
+                        garbage.needs(at, *resource);
+                    }
+                })?;
             }
         }
-        Ok(removed)
+        let conditions = self.conditions.on.iter().map(|(own, on, _)| (on, own));
+        let followers = self.followers.iter().flat_map(|(leader, followers)| {
+            followers.iter().map(move |follower| (leader, follower))
+        });
+        for (leader, follower) in followers.chain(conditions) {
+            let Some(follower) = index.get(follower) else { continue };
+            match index.get(leader) {
+                Some(leader) => garbage.needs(*leader, *follower),
+                None => {
+                    if let Some(leader) = Name::of(*leader) {
+                        garbage.follows(leader, *follower);
+                    }
+                }
+            }
+        }
+        garbage.sort();
+        Ok(garbage)
     }
+}
+
+/// Hands what a lease holds to `take`.
+fn held<'a>(namespace: &'a [u8], lease: Bucket<'a>, mut take: impl FnMut(Node<'a>)) -> Result<()> {
+    for (bucket, kind) in [(CONTENT, Kind::Content), (IMAGES, Kind::Image), (INGESTS, Kind::Ingest)]
+    {
+        if let Some(keys) = lease.bucket(bucket)? {
+            for entry in keys.iter() {
+                let (key, _) = entry?;
+                take(Node { kind, namespace, snapshotter: b"", key });
+            }
+        }
+    }
+    for keys in buckets(lease.bucket(SNAPSHOTS)?) {
+        let (snapshotter, keys) = keys?;
+        for entry in keys.iter() {
+            let (key, _) = entry?;
+            take(Node { kind: Kind::Snapshot, namespace, snapshotter, key });
+        }
+    }
+    Ok(())
 }

@@ -413,3 +413,57 @@ fn lease_resources_may_name_what_does_not_exist() {
     });
     assert_eq!(removed(&db), []);
 }
+
+/// What expires by time alone is known beforehand: from what was written, and from what a collection
+/// saw, so that something can wait for it.
+#[test]
+fn the_next_expiry_is_known() {
+    let db = fresh();
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let expires =
+        move |seconds| labels(&[("containerd.io/gc.expire", &timestamp::format(at(seconds)))]);
+    let soon = 4_000_000_000;
+    assert_eq!(db.metadata.next_expiry(), None);
+    db.update(move |tx| Ok(tx.create_lease(&scope(), "later", &expires(soon + 100))?));
+    assert_eq!(db.metadata.next_expiry(), Some(at(soon + 100)));
+    db.update(move |tx| {
+        let mut image = image("i", 1);
+        image.labels = expires(soon);
+        Ok(tx.create_image(&scope(), image, None)?)
+    });
+    assert_eq!(db.metadata.next_expiry(), Some(at(soon)));
+    assert_eq!(run_at(&db, at(soon + 1)).removed.len(), 1);
+    assert_eq!(db.metadata.next_expiry(), Some(at(soon + 100)));
+    // Another daemon's database: the first collection finds out.
+    let path = db.metadata.path().to_owned();
+    let Fresh { metadata, folder: _folder } = db;
+    drop(metadata);
+    let metadata = open(&path);
+    assert_eq!(metadata.next_expiry(), None);
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(metadata.collect_at(at(1)))
+        .unwrap();
+    assert_eq!(metadata.next_expiry(), Some(at(soon + 100)));
+    metadata.update_blocking(|tx| Ok(tx.open_ingest(&scope(), "r", None, false)?)).unwrap();
+    let expiry = metadata.next_expiry().unwrap();
+    assert!(expiry < SystemTime::now() + store_metadata::INGEST_LIFE + Duration::from_secs(1));
+}
+
+/// A collection of much garbage is many short transactions; all of it goes.
+#[test]
+fn much_garbage_goes_in_slices() {
+    let db = fresh();
+    for part in 0..10 {
+        db.update(move |tx| {
+            for number in part * 300..(part + 1) * 300 {
+                blob(tx, &scope(), number, &Labels::new())?;
+            }
+            Ok(())
+        });
+    }
+    let outcome = run(&db);
+    assert_eq!((outcome.removed.len(), outcome.failed), (3000, None));
+    assert!(db.view(|tx| Ok(tx.blobs(&ns(), &filter(&[]))?)).is_empty());
+}

@@ -11,7 +11,7 @@ use store_metadata::{Container, NewCommit, Runtime, Sandbox};
 use super::support::*;
 
 /// All values of a file by their paths; buckets end with a slash and give their sequence.
-fn contents(path: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn contents(path: &Path) -> BTreeMap<String, Vec<u8>> {
     fn walk(bucket: Bucket<'_>, path: &str, out: &mut BTreeMap<String, Vec<u8>>) {
         for entry in bucket.iter() {
             let (key, entry) = entry.unwrap();
@@ -219,7 +219,7 @@ fn a_sandbox() {
 }
 
 /// Writes values into a file as another daemon would have.
-fn seed(path: &Path, values: &[(&[&str], &[u8])]) {
+pub(crate) fn seed(path: &Path, values: &[(&[&str], &[u8])]) {
     let values: Vec<(Vec<Vec<u8>>, Vec<u8>)> = values
         .iter()
         .map(|(keys, value)| {

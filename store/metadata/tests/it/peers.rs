@@ -381,6 +381,44 @@ fn writes_theirs(release: &str) {
     assert_eq!(reserved, wanted);
 }
 
+/// The sandboxes that 1.7 wrote beside `v1` come to the same place, byte for byte, whoever opens the
+/// database first; and the other one reads them there.
+#[test]
+fn sandboxes_of_1_7_are_moved_as_containerd_2_1_moves_them() {
+    let Some(peer) = Peer::new("forky") else { return };
+    let created = b"\x01\0\0\0\x0e\xe2\x93\xf9\xd8\x0b\x24\x57\xe3\xff\xff";
+    let values: [(&[&str], &[u8]); 9] = [
+        (&["v1", "version"], b"\x06"),
+        (&["v1", "k8s.io", "labels", "a"], b"b"),
+        (&["k8s.io", "sandboxes", "one", "createdat"], created),
+        (&["k8s.io", "sandboxes", "one", "updatedat"], created),
+        (&["k8s.io", "sandboxes", "one", "runtime", "name"], b"io.containerd.runc.v2"),
+        (&["k8s.io", "sandboxes", "one", "labels", "k"], b"v"),
+        (&["k8s.io", "sandboxes", "one", "extensions", "metadata"], b"\x0a\x01t\x12\x02{}"),
+        (&["other", "sandboxes", "two", "createdat"], created),
+        (&["other", "sandboxes", "two", "updatedat"], created),
+    ];
+    let database = peer.database();
+    std::fs::create_dir_all(database.parent().unwrap()).unwrap();
+    super::golden::seed(&database, &values);
+    let ours = peer.folder.path().join("ours.db");
+    std::fs::copy(&database, &ours).unwrap();
+    drop(peer.start());
+    let metadata = open(&ours);
+    let namespace = Namespace::new("k8s.io").unwrap();
+    let sandboxes = metadata.view(|tx| Ok(tx.sandboxes(&namespace, &filter(&[]))?)).unwrap();
+    assert_eq!(sandboxes.len(), 1);
+    assert_eq!(sandboxes[0].labels, labels(&[("k", "v")]));
+    drop(metadata);
+    let theirs = super::golden::contents(&database);
+    assert_eq!(super::golden::contents(&ours), theirs);
+    assert_eq!(theirs["v1/version"], b"\x08");
+    // And what they have moved, we read.
+    let metadata = open(&database);
+    let again = metadata.view(|tx| Ok(tx.sandboxes(&namespace, &filter(&[]))?)).unwrap();
+    assert_eq!(again, sandboxes);
+}
+
 #[test]
 fn containerd_1_6_reads_ours() {
     reads_ours("bookworm");

@@ -783,7 +783,7 @@ fn hooks_hear_of_commits_and_deletions() {
     let db = fresh();
     let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let hook = heard.clone();
-    db.metadata.on_mutation(move |dirty| hook.lock().unwrap().push(dirty));
+    db.metadata.on_mutation(move |deleted| hook.lock().unwrap().push(deleted));
     db.update(|tx| Ok(tx.create_image(&scope(), image("a", 1), None)?));
     db.fails(|tx| Ok(tx.delete_image(&scope(), "b", None)?));
     db.update(|tx| Ok(tx.delete_image(&scope(), "a", None)?));
