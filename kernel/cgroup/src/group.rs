@@ -140,6 +140,24 @@ impl Group {
         Ok(found.into_iter().collect())
     }
 
+    /// The group above; nothing above a hierarchy's top.
+    #[must_use]
+    pub fn parent(&self) -> Option<Group> {
+        let above = |folder: &PathBuf| {
+            let parent = folder.parent()?;
+            // The folder above a mounted hierarchy is no group.
+            parent.join("cgroup.procs").exists().then(|| parent.to_owned())
+        };
+        match self {
+            Group::V1(folders) => folders
+                .iter()
+                .map(|(name, folder)| Some((name.clone(), above(folder)?)))
+                .collect::<Option<_>>()
+                .map(Group::V1),
+            Group::V2(folder) => above(folder).map(Group::V2),
+        }
+    }
+
     /// Removes the group and the groups below it. A group that is gone is removed already.
     ///
     /// # Errors

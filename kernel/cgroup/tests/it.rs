@@ -80,6 +80,9 @@ fn a_group_is_made_joined_measured_and_removed() {
     assert_eq!(Group::of_pid(&hierarchies, pid(&child)).unwrap(), group);
     assert_eq!(group.pids(false).unwrap(), [pid(&child)]);
     let outer_group = Group::open(&hierarchies, &outer).unwrap();
+    assert_eq!(group.parent().as_ref(), Some(&outer_group));
+    let top = outer_group.parent().unwrap();
+    assert_eq!(top.parent(), None);
     assert_eq!(outer_group.pids(false).unwrap(), Vec::<i32>::new());
     assert_eq!(outer_group.pids(true).unwrap(), [pid(&child)]);
     match group.metrics().unwrap() {
@@ -183,6 +186,51 @@ fn an_empty_group_of_version_2_is_told() {
     assert!(metrics.cpu.unwrap().usage_usec > 0);
     group.0.remove().unwrap();
     assert!(watch.on_ready().unwrap().removed);
+}
+
+/// The files of a group of version 2, in a folder that is none: the same code reads them.
+fn imitation(kills: u64, populated: u8) -> tempfile::TempDir {
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    imitate(folder.path(), kills, populated);
+    folder
+}
+
+fn imitate(folder: &Path, kills: u64, populated: u8) {
+    let memory = format!("low 0\nhigh 3\nmax 9\noom {kills}\noom_kill {kills}\n");
+    std::fs::write(folder.join("memory.events"), memory).unwrap();
+    let group = format!("populated {populated}\nfrozen 0\n");
+    std::fs::write(folder.join("cgroup.events"), group).unwrap();
+}
+
+#[test]
+fn running_out_of_memory_is_told_by_version_2() {
+    let folder = imitation(2, 1);
+    let mut watch = OomWatch::open(&Group::V2(folder.path().to_owned())).unwrap();
+    // What was before is somebody else's.
+    assert!(!watch.on_ready().unwrap().oom);
+    imitate(folder.path(), 3, 1);
+    let report = wait_for(&mut watch, |report| report.oom);
+    assert_eq!((report.kills, report.empty, report.removed), (3, false, false));
+    assert!(!watch.on_ready().unwrap().oom, "it is told once");
+    // Two at once, and nobody is left.
+    imitate(folder.path(), 5, 0);
+    let report = wait_for(&mut watch, |report| report.empty);
+    assert_eq!((report.oom, report.kills), (true, 5));
+    // It may be asked without a notice, as before an exit is told.
+    std::fs::write(folder.path().join("memory.events"), "oom_kill 6\n").unwrap();
+    assert!(watch.on_ready().unwrap().oom);
+}
+
+#[test]
+fn a_group_of_version_2_without_memory_controller_has_no_lack_of_memory() {
+    let folder = imitation(0, 1);
+    std::fs::remove_file(folder.path().join("memory.events")).unwrap();
+    let mut watch = OomWatch::open(&Group::V2(folder.path().to_owned())).unwrap();
+    std::fs::write(folder.path().join("cgroup.events"), "populated 0\n").unwrap();
+    let report = wait_for(&mut watch, |report| report.empty);
+    assert!(!report.oom);
+    let nothing = folder.path().join("missing");
+    assert!(matches!(OomWatch::open(&Group::V2(nothing)), Err(Error::NotFound { .. })));
 }
 
 #[test]

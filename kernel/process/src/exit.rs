@@ -22,6 +22,17 @@ impl Exit {
         Exit { status: u32::from(code), signal: None, core: false }
     }
 
+    /// Reads the number that `wait(2)` tells: the code in its second byte, or a signal in the
+    /// first.
+    pub(crate) fn from_raw(raw: i32) -> Option<Self> {
+        let signal = raw & 0x7f;
+        if signal == 0 {
+            return Some(Exit::with_code(u8::try_from((raw >> 8) & 0xff).ok()?));
+        }
+        let status = SIGNAL_BASE + u32::try_from(signal).ok()?;
+        Some(Exit { status, signal: Some(signal), core: raw & 0x80 != 0 })
+    }
+
     /// Reads what `waitid(2)` told.
     pub(crate) fn from_wait(status: &rustix::process::WaitIdStatus) -> Option<Self> {
         if let Some(code) = status.exit_status() {

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result};
+use crate::{Error, Exit, Result};
 
 /// The most that is read of a small file of `/proc`.
 const MAX_BYTES: u64 = 64 << 10;
@@ -69,6 +69,29 @@ pub fn pid_namespace(pid: i32) -> Result<u64> {
     std::fs::metadata(&path).map(|status| status.ino()).map_err(|error| gone(pid, &path, &error))
 }
 
+/// How a process ended that nobody has reaped yet; nothing if it has not ended.
+///
+/// A debugger sees the end of the process that it traces before the parent does, and may keep it
+/// for as long as it likes. This is how a parent learns the end all the same.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such process, or it has been reaped.
+pub fn zombie_exit(pid: i32) -> Result<Option<Exit>> {
+    let path = path(pid, "stat");
+    let text = read(pid, &path)?;
+    Ok(parse_zombie(&text))
+}
+
+/// The exit code is field 52 of the line; state is field 3.
+fn parse_zombie(text: &str) -> Option<Exit> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    if !fields.next()?.starts_with(['Z', 'X', 'x']) {
+        return None;
+    }
+    Exit::from_raw(fields.nth(48)?.parse().ok()?)
+}
+
 /// The identifier of this run of the machine: another one after each boot.
 ///
 /// # Errors
@@ -128,6 +151,64 @@ mod tests {
         assert_eq!(
             stat,
             Stat { name: "a) R (b c".to_owned(), state: 'S', parent: 7, start_time: 987_654 }
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_zombie_is_its_last_field() {
+        let line = |state: char, code: &str| {
+            let zeros = "0 ".repeat(48);
+            format!("42 (a) b) {state} {zeros}{code}\n")
+        };
+        assert_eq!(parse_zombie(&line('Z', "1792")), Some(Exit::with_code(7)));
+        assert_eq!(parse_zombie(&line('Z', "9")).map(|exit| exit.status), Some(137));
+        assert_eq!(parse_zombie(&line('Z', "139")).map(|exit| exit.core), Some(true));
+        assert_eq!(parse_zombie(&line('S', "0")), None);
+        assert_eq!(parse_zombie("42 (a) Z 1"), None);
+        let pid = i32::try_from(std::process::id()).expect("pid");
+        assert_eq!(zombie_exit(pid).expect("alive"), None);
+        assert!(matches!(zombie_exit(i32::MAX), Err(Error::NotFound { .. })));
+    }
+
+    #[test]
+    fn a_child_that_was_not_reaped_tells_its_end() {
+        let mut child = std::process::Command::new("/bin/sh").args(["-c", "exit 9"]).spawn();
+        let child = child.as_mut().expect("sh");
+        let pid = i32::try_from(child.id()).expect("pid");
+        crate::PidFd::open(pid).expect("pidfd").wait_gone(None).expect("end");
+        assert_eq!(zombie_exit(pid).expect("zombie"), Some(Exit::with_code(9)));
+        child.wait().expect("wait");
+    }
+
+    #[test]
+    fn a_process_that_a_debugger_holds_tells_its_end() {
+        use std::os::unix::process::CommandExt as _;
+        let sleep = || std::process::Command::new("/bin/sleep").arg("1000").spawn();
+        let mut child = sleep().expect("sleep");
+        let pid = i32::try_from(child.id()).expect("pid");
+        let mut debugger = std::process::Command::new("/bin/sleep");
+        debugger.arg("1000");
+        let hold = move || {
+            // SAFETY: one system call on a process of ours; nothing is read or written.
+            match unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: the hook makes one system call; it neither allocates nor locks.
+        unsafe { debugger.pre_exec(hold) };
+        let mut debugger = debugger.spawn().expect("debugger");
+        let process = crate::PidFd::open(pid).expect("pidfd");
+        process.send_signal(libc::SIGKILL).expect("kill");
+        // The descriptor knows, and the parent cannot have it yet.
+        assert!(process.wait_gone(None).expect("end"));
+        assert_eq!(process.try_wait().expect("wait"), None);
+        assert_eq!(zombie_exit(pid).expect("zombie").map(|exit| exit.status), Some(137));
+        debugger.kill().expect("kill");
+        debugger.wait().expect("wait");
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&child.wait().expect("end")),
+            Some(9)
         );
     }
 

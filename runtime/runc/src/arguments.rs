@@ -7,7 +7,12 @@ use crate::runtime::CheckpointOptions;
 
 /// A command line in the making.
 #[derive(Debug, Default)]
-pub(crate) struct Arguments(pub(crate) Vec<OsString>);
+pub(crate) struct Arguments {
+    /// The words, in order.
+    pub(crate) words: Vec<OsString>,
+    /// The command among them.
+    pub(crate) name: &'static str,
+}
 
 impl Arguments {
     /// Begins with the global flags.
@@ -24,10 +29,16 @@ impl Arguments {
         arguments
     }
 
+    /// The command.
+    pub(crate) fn operation(&mut self, name: &'static str) {
+        self.name = name;
+        self.word(name);
+    }
+
     /// A flag with its value.
     pub(crate) fn pair(&mut self, name: &str, value: impl Into<OsString>) {
-        self.0.push(name.into());
-        self.0.push(value.into());
+        self.words.push(name.into());
+        self.words.push(value.into());
     }
 
     /// A flag with its value, unless the value is empty.
@@ -40,13 +51,13 @@ impl Arguments {
     /// A flag without a value.
     pub(crate) fn flag(&mut self, name: &str, set: bool) {
         if set {
-            self.0.push(name.into());
+            self.words.push(name.into());
         }
     }
 
     /// A plain argument.
     pub(crate) fn word(&mut self, word: impl Into<OsString>) {
-        self.0.push(word.into());
+        self.words.push(word.into());
     }
 
     /// The flags that checkpoint and restore share.
@@ -75,7 +86,7 @@ mod tests {
     fn global_flags_come_first_and_in_order() {
         let arguments =
             Arguments::global(Path::new("/run/r"), Some(Path::new("/b/log.json")), true);
-        let words: Vec<_> = arguments.0.iter().filter_map(|word| word.to_str()).collect();
+        let words: Vec<_> = arguments.words.iter().filter_map(|word| word.to_str()).collect();
         assert_eq!(
             words,
             [
@@ -100,7 +111,7 @@ mod tests {
             cgroups_mode: "soft".to_owned(),
             ..Default::default()
         });
-        let words: Vec<_> = arguments.0.iter().filter_map(|word| word.to_str()).collect();
+        let words: Vec<_> = arguments.words.iter().filter_map(|word| word.to_str()).collect();
         assert_eq!(
             words,
             [

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use base_errors::{Class, Coded};
 
@@ -62,6 +63,16 @@ pub enum Error {
         /// The failure of the program.
         cause: Box<Error>,
     },
+    /// The program did not come to its end and was killed.
+    #[error("{program} {operation}: no end within {} s", .limit.as_secs())]
+    Hung {
+        /// Its name, as configured.
+        program: String,
+        /// The command that was run.
+        operation: String,
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// A signal for a process that has ended.
     #[error("process already finished")]
     Finished,
@@ -113,13 +124,14 @@ impl Coded for Error {
     fn class(&self) -> Class {
         match self {
             Error::Finished | Error::NoContainer => Class::NotFound,
+            Error::Hung { .. } => Class::DeadlineExceeded,
+            Error::Silent { cause, .. } | Error::Unlogged { cause, .. } | Error::Kill(cause) => {
+                cause.class()
+            }
             Error::ProgramMissing { .. }
             | Error::ProgramStart { .. }
             | Error::Exit { .. }
             | Error::Logged { .. }
-            | Error::Silent { .. }
-            | Error::Unlogged { .. }
-            | Error::Kill(_)
             | Error::Answer { .. }
             | Error::File { .. }
             | Error::PidFile { .. }

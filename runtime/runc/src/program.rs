@@ -9,17 +9,20 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::arguments::Arguments;
 use crate::runtime::{
     CheckpointOptions, ContainerState, CreateOptions, ExecOptions, Io, OciRuntime, RestoreOptions,
 };
 use crate::watch::watch;
-use crate::{Error, Reaper, Result, log};
+use crate::{Error, ExitWatch, Reaper, Result, log};
 
 /// The program that is run when none is named.
 pub const DEFAULT_PROGRAM: &str = "runc";
@@ -27,6 +30,32 @@ pub const DEFAULT_PROGRAM: &str = "runc";
 /// The most output of a program that is kept; `ps` of a large container and `features` are the
 /// longest, far below this.
 const MAX_OUTPUT: usize = 4 << 20;
+
+/// How long a command may take. Just below the two minutes that a daemon waits for a call, so that
+/// the answer tells what hangs.
+const USUAL_LIMIT: Duration = Duration::from_secs(110);
+
+/// How long a checkpoint or a restoration may take: memory by the gigabyte goes to a disk. Below the
+/// quarter of an hour that a daemon waits for it.
+const LONG_LIMIT: Duration = Duration::from_secs(14 * 60);
+
+/// How long a killed program may take to be gone; one that hangs in the kernel is left behind.
+const KILLED_GRACE: Duration = Duration::from_secs(5);
+
+/// How long programs may take before they are killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Every command but the two below.
+    pub usual: Duration,
+    /// `checkpoint` and `restore`.
+    pub long: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { usual: USUAL_LIMIT, long: LONG_LIMIT }
+    }
+}
 
 /// Runtimes whose `kill` of an init process in its own pid namespace is no more than `kill(2)`.
 const DIRECT_SIGNALS: [&str; 3] = ["runc", "crun", "youki"];
@@ -42,8 +71,16 @@ pub struct RuncProgram {
     log: Option<PathBuf>,
     systemd_cgroup: bool,
     reaper: Reaper,
+    limits: Limits,
     /// Where the search path has led to, once it has.
     found: OnceLock<PathBuf>,
+}
+
+/// A program that runs. Dropped before its end, it is killed with its process group.
+struct Running {
+    pid: i32,
+    exit: ExitWatch,
+    ended: bool,
 }
 
 impl RuncProgram {
@@ -57,7 +94,14 @@ impl RuncProgram {
         reaper: Reaper,
     ) -> Self {
         let program = if program.is_empty() { DEFAULT_PROGRAM } else { program }.to_owned();
-        RuncProgram { program, root, log, systemd_cgroup, reaper, found: OnceLock::new() }
+        let limits = Limits::default();
+        RuncProgram { program, root, log, systemd_cgroup, reaper, limits, found: OnceLock::new() }
+    }
+
+    /// The same program with other limits of time.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        RuncProgram { limits, ..self }
     }
 
     /// The name of the program, as configured.
@@ -66,18 +110,31 @@ impl RuncProgram {
         &self.program
     }
 
-    fn arguments(&self, operation: &str) -> Arguments {
-        let mut arguments = Arguments::global(&self.root, self.log.as_deref(), self.systemd_cgroup);
-        arguments.word(operation);
+    fn arguments(&self, operation: &'static str) -> Arguments {
+        // Without its folder there is no log: a container whose bundle is gone can still be
+        // signalled and deleted.
+        let log = self.log.as_deref().filter(|log| log.parent().is_some_and(Path::is_dir));
+        let mut arguments = Arguments::global(&self.root, log, self.systemd_cgroup);
+        arguments.operation(operation);
         arguments
+    }
+
+    fn limit(&self, operation: &str) -> Duration {
+        match operation {
+            "checkpoint" | "restore" => self.limits.long,
+            _ => self.limits.usual,
+        }
     }
 
     fn command(&self, arguments: Arguments) -> Command {
         let mut command = Command::new(self.path());
-        command.arg0(&self.program).args(arguments.0);
+        command.arg0(&self.program).args(arguments.words);
         // The daemon's readiness socket is none of the container's business.
         command.env_remove("NOTIFY_SOCKET");
         kernel_process::die_with_parent(&mut command);
+        // A group of its own, so that a wrapper is killed with what it runs. The container is not
+        // in it: every runtime gives it a session of its own.
+        command.process_group(0);
         command
     }
 
@@ -92,29 +149,42 @@ impl RuncProgram {
         }
     }
 
+    /// Starts a program. `command` is dropped, and its streams with it: the program alone holds
+    /// its ends, or nobody would ever see their closing.
+    fn spawn(&self, mut command: Command) -> Result<Running> {
+        let (pid, exit) = self.reaper.spawn(&mut command)?;
+        Ok(Running { pid, exit, ended: false })
+    }
+
     /// Runs to the end with the given streams.
     async fn run_with_io(&self, arguments: Arguments, io: Io) -> Result<()> {
-        let mut command = self.command(arguments);
         match io {
             Io::Streams { stdin, stdout, stderr } => {
+                let operation = arguments.name;
+                let limit = self.limit(operation);
+                let mut command = self.command(arguments);
                 let stream = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
                 command.stdin(stream(stdin)).stdout(stream(stdout)).stderr(stream(stderr));
-                let spawned = self.reaper.spawn(&mut command);
-                // Only the container may hold its ends, or nobody would ever see their closing.
-                drop(command);
-                let (_, exit) = spawned?;
-                self.succeeded(exit.await.map_err(|_| reaper_gone())?.status, String::new())
+                let mut running = self.spawn(command)?;
+                let status = match tokio::time::timeout(limit, running.wait()).await {
+                    Ok(status) => status?,
+                    Err(_) => return Err(self.hung(running, operation, limit).await),
+                };
+                self.succeeded(status, String::new())
             }
-            Io::Console(_) => self.run_captured(command, None).await.map(drop),
+            Io::Console(_) => self.run(arguments).await.map(drop),
         }
     }
 
     /// Runs to the end; gives standard output and error together.
     async fn run(&self, arguments: Arguments) -> Result<String> {
-        self.run_captured(self.command(arguments), None).await
+        self.run_captured(arguments, None).await
     }
 
-    async fn run_captured(&self, mut command: Command, input: Option<&[u8]>) -> Result<String> {
+    async fn run_captured(&self, arguments: Arguments, input: Option<&[u8]>) -> Result<String> {
+        let operation = arguments.name;
+        let limit = self.limit(operation);
+        let mut command = self.command(arguments);
         let pipe =
             |step| move |errno: rustix::io::Errno| Error::System { step, source: errno.into() };
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(pipe("make a pipe"))?;
@@ -125,25 +195,15 @@ impl RuncProgram {
         if let Some(input) = input {
             command.stdin(Stdio::from(memory_file(input)?));
         }
-        let spawned = self.reaper.spawn(&mut command);
-        drop(command);
-        let (_, mut exit) = spawned?;
+        let mut running = self.spawn(command)?;
         let reader = watch(File::from(reader), Interest::READABLE)
             .map_err(|source| Error::System { step: "watch a pipe", source })?;
         let mut output = Vec::new();
-        let exit = loop {
-            tokio::select! {
-                exit = &mut exit => break exit,
-                ready = reader.readable() => {
-                    let Ok(mut ready) = ready else { break exit.await };
-                    let read = ready.try_io(|file| read_some(file.get_ref(), &mut output));
-                    if let Ok(Ok(0) | Err(_)) = read {
-                        break exit.await;
-                    }
-                }
-            }
+        let read = read_until_end(&mut running, &reader, &mut output);
+        let status = match tokio::time::timeout(limit, read).await {
+            Ok(status) => status?,
+            Err(_) => return Err(self.hung(running, operation, limit).await),
         };
-        let status = exit.map_err(|_| reaper_gone())?.status;
         // What the program wrote is in the pipe by now. An orphan that still holds the pipe is
         // not waited for.
         while let Ok(count) = read_some(reader.get_ref(), &mut output)
@@ -152,6 +212,14 @@ impl RuncProgram {
         let output = String::from_utf8_lossy(&output).into_owned();
         self.succeeded(status, output.trim().to_owned())?;
         Ok(output)
+    }
+
+    /// Kills a program that takes too long, and waits for its death.
+    async fn hung(&self, mut running: Running, operation: &str, limit: Duration) -> Error {
+        tracing::error!(program = self.program, operation, "the runtime hangs and is killed");
+        running.kill();
+        let _ = tokio::time::timeout(KILLED_GRACE, running.wait()).await;
+        Error::Hung { program: self.program.clone(), operation: operation.to_owned(), limit }
     }
 
     fn succeeded(&self, status: u32, output: String) -> Result<()> {
@@ -169,7 +237,11 @@ impl RuncProgram {
     fn explain(&self, operation: &'static str, mark: u64) -> impl FnOnce(Error) -> Error {
         let log = self.log.clone();
         move |cause| {
+            let hung = matches!(cause, Error::Hung { .. });
             let cause = Box::new(cause);
+            if hung {
+                return Error::Silent { operation, cause };
+            }
             let Some(log) = log else { return Error::Silent { operation, cause } };
             match log::last_error(&log, mark) {
                 Ok(Some(message)) if !message.is_empty() => Error::Logged { operation, message },
@@ -180,7 +252,7 @@ impl RuncProgram {
     }
 
     /// Runs `operation id` and explains a failure.
-    async fn simple(&self, command: &str, id: &str, operation: &'static str) -> Result<()> {
+    async fn simple(&self, command: &'static str, id: &str, operation: &'static str) -> Result<()> {
         let mark = self.log_mark();
         let mut arguments = self.arguments(command);
         arguments.word(id);
@@ -277,7 +349,7 @@ impl OciRuntime for RuncProgram {
         let mut arguments = self.arguments("update");
         arguments.word("--resources=-");
         arguments.word(id);
-        self.run_captured(self.command(arguments), Some(resources)).await.map(drop)
+        self.run_captured(arguments, Some(resources)).await.map(drop)
     }
 
     async fn pids(&self, id: &str) -> Result<Vec<u32>> {
@@ -330,7 +402,7 @@ impl OciRuntime for RuncProgram {
 
     async fn features(&self) -> Result<String> {
         let mut arguments = Arguments::default();
-        arguments.word("features");
+        arguments.operation("features");
         let text = self.run(arguments).await?;
         self.answer::<serde::de::IgnoredAny>("features", &text)?;
         Ok(text)
@@ -338,7 +410,7 @@ impl OciRuntime for RuncProgram {
 
     async fn version(&self) -> Result<String> {
         let mut arguments = Arguments::default();
-        arguments.word("--version");
+        arguments.operation("--version");
         let text = self.run(arguments).await?;
         Ok(text.lines().next().unwrap_or_default().to_owned())
     }
@@ -355,6 +427,55 @@ impl OciRuntime for RuncProgram {
             .file_name()
             .and_then(OsStr::to_str)
             .is_some_and(|name| DIRECT_SIGNALS.contains(&name))
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Waits for the end; gives the status.
+    async fn wait(&mut self) -> Result<u32> {
+        let exit = (&mut self.exit).await;
+        self.ended = true;
+        exit.map(|exit| exit.status).map_err(|_| reaper_gone())
+    }
+
+    fn kill(&mut self) {
+        let group = rustix::process::Pid::from_raw(self.pid);
+        // INVARIANT: its exit has not been collected, so the number is still its group's.
+        if let (false, Err(TryRecvError::Empty), Some(group)) =
+            (self.ended, self.exit.try_recv(), group)
+        {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        } else {
+            self.ended = true;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Reads a program's output while it runs; gives its status.
+async fn read_until_end(
+    running: &mut Running,
+    reader: &AsyncFd<File>,
+    output: &mut Vec<u8>,
+) -> Result<u32> {
+    loop {
+        tokio::select! {
+            status = running.wait() => return status,
+            ready = reader.readable() => {
+                let Ok(mut ready) = ready else { return running.wait().await };
+                let read = ready.try_io(|file| read_some(file.get_ref(), output));
+                if let Ok(Ok(0) | Err(_)) = read {
+                    return running.wait().await;
+                }
+            }
+        }
     }
 }
 

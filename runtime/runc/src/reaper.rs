@@ -2,15 +2,18 @@
 //!
 //! One `SIGCHLD` may stand for many exits, so every signal makes a sweep over all of them. A
 //! process is known to the reaper from the moment of its start ([`Reaper::spawn`]) or by
-//! [`Reaper::adopt`]; what nobody owns is collected and forgotten.
+//! [`Reaper::adopt`]; what nobody owns is collected and forgotten. An adopted process is watched by
+//! its descriptor as well: a debugger that traces it gets its end first and may sit on it, and the
+//! signal would come when the debugger lets go, or never.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use kernel_process::PidFd;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait, waitpid};
+use rustix::process::{Pid, WaitOptions, WaitStatus, wait, waitpid};
 use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -20,6 +23,13 @@ use crate::{Error, Result};
 
 /// The status of a process whose exit could be seen but not collected.
 const UNKNOWN_STATUS: u32 = 255;
+
+/// Exits without an owner that are kept for the time of a [`Hold`]; further ones stay with the
+/// kernel. Orphans of a container come by ones and twos.
+const MAX_UNCLAIMED: usize = 1024;
+
+/// How long an exit may wait for its owner at most: longer than any program runs.
+const CLAIM_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +47,15 @@ pub struct Exit {
 /// It resolves with an error only if the reaper itself has gone.
 pub type ExitWatch = oneshot::Receiver<Exit>;
 
+/// A process that was taken over.
+#[derive(Debug)]
+pub struct Adopted {
+    /// The process, for signals; nothing if it had ended and was collected before.
+    pub process: Option<Arc<PidFd>>,
+    /// Its exit.
+    pub exit: ExitWatch,
+}
+
 /// The collector of exits. Cheap to clone; all clones are the same collector.
 #[derive(Clone)]
 pub struct Reaper {
@@ -45,12 +64,21 @@ pub struct Reaper {
 
 #[derive(Default)]
 struct State {
-    owners: HashMap<i32, oneshot::Sender<Exit>>,
+    owners: HashMap<i32, Owner>,
+    /// What ended while somebody was about to take over a process, by pid.
+    unclaimed: BTreeMap<i32, Exit>,
     /// How many invocations are running that will leave an orphan of interest.
     holds: usize,
+    /// Tells owners of the same pid apart.
+    owned: u64,
 }
 
-/// As long as it lives, the exits of processes without an owner stay uncollected.
+struct Owner {
+    number: u64,
+    sender: oneshot::Sender<Exit>,
+}
+
+/// As long as it lives, the exits of processes without an owner are kept for one.
 #[must_use]
 pub struct Hold(Reaper);
 
@@ -91,42 +119,65 @@ impl Reaper {
         })?;
         // A pid of Linux is a positive i32.
         let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
-        Ok((pid, state.own(pid)))
+        let (_, exit) = state.own(pid);
+        Ok((pid, exit))
     }
 
-    /// Takes over the exit of a process that some program has left behind.
+    /// Takes over a process that some program has left behind.
     ///
     /// If it is no child of this process, its end is still seen, with status 255.
     ///
     /// # Errors
     /// [`Error::System`] if there is no such process.
-    pub fn adopt(&self, pid: i32) -> Result<ExitWatch> {
+    pub fn adopt(&self, pid: i32) -> Result<Adopted> {
         let no_process =
             |errno: Errno| Error::System { step: "adopt a process", source: errno.into() };
         let raw = Pid::from_raw(pid).ok_or_else(|| no_process(Errno::SRCH))?;
         let mut state = self.lock();
-        let exit = state.own(pid);
-        match waitpid(Some(raw), WaitOptions::NOHANG) {
-            Ok(Some((_, status))) => state.deliver(pid, status),
-            Ok(None) => {}
-            Err(_) => {
-                let Some(owner) = state.owners.remove(&pid) else { return Ok(exit) };
-                let pidfd = pidfd_open(raw, PidfdFlags::NONBLOCK).map_err(no_process)?;
-                let pidfd = watch(pidfd, Interest::READABLE)
-                    .map_err(|source| Error::System { step: "watch a process", source })?;
-                tokio::spawn(async move {
-                    let _ended = pidfd.readable().await;
-                    let _ = owner.send(Exit { pid, status: UNKNOWN_STATUS, at: SystemTime::now() });
-                });
+        let process = PidFd::open(pid).ok().map(Arc::new);
+        let waited = waitpid(Some(raw), WaitOptions::NOHANG);
+        if let Err(Errno::CHILD) = waited
+            && let Some(known) = state.unclaimed.remove(&pid)
+        {
+            let (_, exit) = state.own(pid);
+            state.deliver(pid, known);
+            return Ok(Adopted { process: None, exit });
+        }
+        let (number, exit) = state.own(pid);
+        match (waited, &process) {
+            (Ok(Some((_, status))), _) => state.deliver(pid, Exit::now(pid, code(status))),
+            (_, Some(process)) => {
+                if let Err(error) = self.follow(Arc::clone(process), number) {
+                    state.owners.remove(&pid);
+                    return Err(error);
+                }
+            }
+            (_, None) => {
+                state.owners.remove(&pid);
+                return Err(no_process(Errno::SRCH));
             }
         }
-        Ok(exit)
+        Ok(Adopted { process, exit })
     }
 
-    /// Leaves unknown orphans uncollected until the [`Hold`] is dropped.
+    /// Keeps the exits of unknown orphans until the [`Hold`] is dropped.
     pub fn hold(&self) -> Hold {
         self.lock().holds += 1;
         Hold(self.clone())
+    }
+
+    /// Waits for the end of an adopted process by its descriptor.
+    fn follow(&self, process: Arc<PidFd>, number: u64) -> Result<()> {
+        let process = watch(process, Interest::READABLE)
+            .map_err(|source| Error::System { step: "watch a process", source })?;
+        let reaper = self.clone();
+        tokio::spawn(async move {
+            // It fails only when the poller goes: then nobody is left to be told.
+            if process.readable().await.is_ok() {
+                reaper.lock().ended(process.get_ref().pid(), number);
+            }
+        });
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -138,39 +189,76 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.holds -= 1;
-        state.sweep();
+        if state.holds == 0 {
+            state.unclaimed.clear();
+            state.sweep();
+        }
+    }
+}
+
+// === impl Exit ===
+
+impl Exit {
+    fn now(pid: i32, status: u32) -> Self {
+        Exit { pid, status, at: SystemTime::now() }
     }
 }
 
 // === impl State ===
 
 impl State {
-    fn own(&mut self, pid: i32) -> ExitWatch {
+    fn own(&mut self, pid: i32) -> (u64, ExitWatch) {
         let (sender, exit) = oneshot::channel();
-        self.owners.insert(pid, sender);
-        exit
+        self.owned += 1;
+        let number = self.owned;
+        // One that ended before under the same number was another process.
+        self.unclaimed.remove(&pid);
+        self.owners.insert(pid, Owner { number, sender });
+        (number, exit)
     }
 
-    fn deliver(&mut self, pid: i32, status: WaitStatus) {
+    fn deliver(&mut self, pid: i32, exit: Exit) {
         if let Some(owner) = self.owners.remove(&pid) {
             // The owner may have lost interest.
-            let _ = owner.send(Exit { pid, status: code(status), at: SystemTime::now() });
+            let _ = owner.sender.send(exit);
+        } else if self.holds > 0 {
+            self.unclaimed.insert(pid, exit);
         }
     }
 
     fn sweep(&mut self) {
-        if self.holds == 0 {
-            while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-                self.deliver(pid.as_raw_nonzero().get(), status);
-            }
-        } else {
-            let owned: Vec<i32> = self.owners.keys().copied().collect();
-            for pid in owned {
-                if let Ok(Some((_, status))) = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG) {
-                    self.deliver(pid, status);
-                }
+        if self.unclaimed.len() >= MAX_UNCLAIMED {
+            self.unclaimed.retain(|_, exit| exit.at.elapsed().is_ok_and(|age| age < CLAIM_LIMIT));
+        }
+        while self.unclaimed.len() < MAX_UNCLAIMED {
+            let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) else { return };
+            let pid = pid.as_raw_nonzero().get();
+            self.deliver(pid, Exit::now(pid, code(status)));
+        }
+        // No room for strangers: they stay with the kernel, and the known are asked for by name.
+        let owned: Vec<i32> = self.owners.keys().copied().collect();
+        for pid in owned {
+            if let Ok(Some((_, status))) = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG) {
+                self.deliver(pid, Exit::now(pid, code(status)));
             }
         }
+    }
+
+    /// The descriptor of an adopted process says that it has ended.
+    fn ended(&mut self, pid: i32, number: u64) {
+        if self.owners.get(&pid).is_none_or(|owner| owner.number != number) {
+            return;
+        }
+        let status = match waitpid(Pid::from_raw(pid), WaitOptions::NOHANG) {
+            Ok(Some((_, status))) => code(status),
+            // A debugger has it, or it is somebody else's child: its end can be read, as long as
+            // nobody has collected it.
+            Ok(None) | Err(_) => match kernel_process::zombie_exit(pid) {
+                Ok(Some(exit)) => exit.status,
+                Ok(None) | Err(_) => UNKNOWN_STATUS,
+            },
+        };
+        self.deliver(pid, Exit::now(pid, status));
     }
 }
 
@@ -232,16 +320,20 @@ mod tests {
                 Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         };
-        while !is_zombie(pid) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
         // Others come and go meanwhile.
         let (_, other) = reaper.spawn(&mut Command::new("/bin/true")).unwrap();
         assert_eq!(other.await.unwrap().status, 0);
+        while std::path::Path::new(&format!("/proc/{pid}")).exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // It was collected meanwhile, and kept.
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
         let orphan = reaper.adopt(pid).unwrap();
+        assert!(orphan.process.is_none());
         drop(hold);
-        let exit = tokio::time::timeout(PATIENCE, orphan).await.unwrap().unwrap();
+        let exit = tokio::time::timeout(PATIENCE, orphan.exit).await.unwrap().unwrap();
         assert_eq!((exit.pid, exit.status), (pid, 42));
+        assert!(reaper.adopt(pid).is_err(), "nobody is kept beyond the hold");
 
         // An orphan that nobody wants is collected all the same.
         let _ = std::fs::remove_file(&pid_file);
@@ -265,10 +357,5 @@ mod tests {
         let missing = reaper.spawn(&mut Command::new("no-such-program-at-all")).unwrap_err();
         let text = "exec: \"no-such-program-at-all\": executable file not found in $PATH";
         assert_eq!(missing.to_string(), text);
-    }
-
-    fn is_zombie(pid: i32) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
     }
 }

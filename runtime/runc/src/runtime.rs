@@ -102,8 +102,8 @@ pub struct ContainerState {
 
 /// A maker of containers.
 ///
-/// None of the calls is cancel-safe: a dropped future leaves its program running, so callers let
-/// them run to their end. `create`, `exec` and `restore` leave a process behind that is a child
+/// None of the calls is cancel-safe: a dropped future kills its program in the middle of its work,
+/// and what that was is the caller's to clean up. `create`, `exec` and `restore` leave a process behind that is a child
 /// of this process: hold the [`crate::Reaper`] from before the call until that process is adopted.
 #[async_trait]
 pub trait OciRuntime: Send + Sync {

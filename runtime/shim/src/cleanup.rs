@@ -14,9 +14,9 @@ use crate::bootstrap::arguments::Arguments;
 use crate::bootstrap::{self, socket};
 use crate::container::{INIT_PID_FILE, unmount_rootfs};
 use crate::exit_record::ExitRecord;
-use crate::log;
 use crate::options::Options;
 use crate::serve;
+use crate::{create, log};
 
 /// The status of a container of which nothing is known: killed.
 const KILLED: u32 = 128 + 9;
@@ -42,7 +42,8 @@ pub(crate) fn delete(arguments: &Arguments) -> Result<()> {
             None,
             options.systemd_cgroup,
             Reaper::install()?,
-        );
+        )
+        .with_limits(create::limits());
         if !program.is_gone(&arguments.id)
             && let Err(error) = program.delete(&arguments.id, true).await
         {

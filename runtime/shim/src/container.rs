@@ -15,8 +15,8 @@ use runtime_runc::{
 
 use crate::lock;
 use crate::options::Options;
-use crate::process::{Ended, Operation, Phase, Process};
-use crate::stdio::{self, Owner, Prepared};
+use crate::process::{Ended, Operation, Phase, Process, finished};
+use crate::stdio::{self, Owner, Prepared, Remainders};
 
 /// The file of a bundle with the pid of the init process.
 pub(crate) const INIT_PID_FILE: &str = "init.pid";
@@ -24,8 +24,12 @@ pub(crate) const INIT_PID_FILE: &str = "init.pid";
 /// How long the exit of a process may take to be seen, once its runtime has killed it.
 const KILLED_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a runtime that has failed to create a container may take to remove it.
+const UNDO_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// A signal that cannot be refused.
-const SIGKILL: u32 = 9;
+pub(crate) const SIGKILL: u32 = 9;
+const SIGKILL_NUMBER: i32 = 9;
 
 /// Execs of one container that may exist at once: each has descriptors and a task of its own.
 const MAX_EXECS: usize = 4096;
@@ -71,6 +75,13 @@ impl Container {
         }
         let missing = || Error::not_found(format!("process does not exist {exec_id}"));
         lock(&self.execs).get(exec_id).cloned().ok_or_else(missing)
+    }
+
+    /// True if the init process has ended, and nothing else is left in the control group.
+    pub(crate) fn is_over(&self) -> bool {
+        let group = lock(&self.group).clone();
+        let left = |group: Group| group.pids(true).is_ok_and(|pids| !pids.is_empty());
+        self.init.ended().is_some() && !group.is_some_and(left)
     }
 
     /// All execs there are.
@@ -130,10 +141,49 @@ impl Container {
             no_pivot: self.options.no_pivot_root,
         };
         let hold = self.reaper.hold();
-        self.runtime.restore(&self.id, &self.bundle, options, io).await?;
-        let exit = self.take_over(&self.init, prepared, &pid_file, "container").await?;
+        let restored = self.runtime.restore(&self.id, &self.bundle, options, io).await;
+        let taken = match restored {
+            Ok(()) => self.take_over(&self.init, prepared, &pid_file, "container").await,
+            Err(error) => Err(error.into()),
+        };
+        if taken.is_err() {
+            self.undo(&pid_file).await;
+        }
         drop(hold);
-        Ok(exit)
+        taken
+    }
+
+    /// Removes what a failed creation or restoration has left with the runtime. Its process is
+    /// killed even if the runtime fails once more.
+    pub(crate) async fn undo(&self, pid_file: &Path) {
+        if self.runtime.is_gone(&self.id) {
+            return;
+        }
+        let removed =
+            match tokio::time::timeout(UNDO_TIMEOUT, self.runtime.delete(&self.id, true)).await {
+                Ok(removed) => removed.map_err(Error::from),
+                Err(_) => Err(Error::deadline_exceeded("the runtime does not answer")),
+            };
+        if let Err(error) = removed {
+            tracing::warn!(%error, "failed to remove a container that could not be created");
+            self.kill_left(pid_file);
+        }
+    }
+
+    /// Kills the process that a failed program has left behind, if it has told its pid.
+    ///
+    /// Call it under the hold of that program's time.
+    fn kill_left(&self, pid_file: &Path) {
+        let Ok(pid) = read_pid(pid_file) else { return };
+        // A number from a file is believed only of a child, or of an orphan that came here.
+        let ours = kernel_process::stat(pid)
+            .is_ok_and(|stat| u32::try_from(stat.parent) == Ok(std::process::id()));
+        if ours
+            && let Ok(adopted) = self.reaper.adopt(pid)
+            && let Some(process) = adopted.process
+        {
+            let _ = process.send_signal(SIGKILL_NUMBER);
+        }
     }
 
     /// Connects the streams of a process that the runtime has just made, and takes over its exit.
@@ -149,11 +199,11 @@ impl Container {
     ) -> Result<ExitWatch> {
         let pid = read_pid(pid_file)
             .with_context(|| format!("failed to retrieve OCI runtime {what} pid"))?;
-        process.set_pid(pid);
-        let exit = self.reaper.adopt(pid)?;
+        let adopted = self.reaper.adopt(pid)?;
+        process.set_pid(pid, adopted.process);
         let io = prepared.begin(&process.endpoints, &self.owner(&process.id)).await?;
         process.set_io(io);
-        Ok(exit)
+        Ok(adopted.exit)
     }
 
     /// Runs an exec; gives the watch on its exit.
@@ -170,7 +220,7 @@ impl Container {
                 Ok(exit)
             }
             Err(error) => {
-                // It never ran: who waits for it shall not wait for ever.
+                // It never ran, as far as anybody was told: who waits for it shall not wait for ever.
                 exec.set_ended(Ended { status: 255, at: None });
                 let _ = fs::remove_file(self.exec_pid_file(&exec.id));
                 Err(error)
@@ -183,19 +233,31 @@ impl Container {
         let process_file = self.bundle.join(format!(".{}.process.json", exec.id));
         let (io, prepared) = stdio::prepare(&exec.endpoints, &self.owner(&exec.id)).await?;
         let hold = self.reaper.hold();
+        // One that an earlier exec of this name has left would be taken for the new one's.
+        let _ = fs::remove_file(&pid_file);
         let options = ExecOptions { pid_file: &pid_file, process_file: &process_file };
-        self.runtime.exec(&self.id, &exec.spec, options, io).await?;
-        let taken = self.take_over(exec, prepared, &pid_file, "exec").await;
-        if taken.is_err() && exec.pid() > 0 {
-            // INVARIANT: the hold keeps its exit uncollected, so the pid is still the exec's.
-            let _ = kernel_process::send_signal(exec.pid(), 9);
+        let run = self.runtime.exec(&self.id, &exec.spec, options, io).await;
+        let taken = match run {
+            Ok(()) => self.take_over(exec, prepared, &pid_file, "exec").await,
+            Err(error) => Err(error.into()),
+        };
+        if taken.is_err() {
+            let _ = fs::remove_file(&process_file);
+            if exec.pid() > 0 {
+                let _ = exec.signal(SIGKILL);
+            } else {
+                // The program may have failed after it had done its work.
+                self.kill_left(&pid_file);
+            }
         }
         drop(hold);
         taken
     }
 
     fn exec_pid_file(&self, exec_id: &str) -> PathBuf {
-        self.bundle.join(format!("{exec_id}.pid"))
+        let name = format!("{exec_id}.pid");
+        // An exec with that name would take the init process's file.
+        if name == INIT_PID_FILE { self.bundle.join(".exec.pid") } else { self.bundle.join(name) }
     }
 
     /// Sends a signal to a process, or to all of the container.
@@ -208,7 +270,7 @@ impl Container {
             if process.pid() == 0 {
                 return Err(Error::failed_precondition("process not created"));
             }
-            return signal_process(&process, signal).map_err(|error| {
+            return process.signal(signal).map_err(|error| {
                 let finished = error.class() == Class::NotFound;
                 if finished { error } else { error.context("exec kill error") }
             });
@@ -222,7 +284,7 @@ impl Container {
             // Other processes may be left where the kernel has not ended them.
             Phase::Stopped if !all || self.own_pid_namespace => Err(finished()),
             // A frozen process takes no signal; the runtime thaws it for SIGKILL.
-            Phase::Created | Phase::Running if direct => signal_process(&process, signal),
+            Phase::Created | Phase::Running if direct => process.signal(signal),
             _ => Ok(self.runtime.kill(&self.id, signal, all).await?),
         }
     }
@@ -327,14 +389,18 @@ impl Container {
     ///
     /// # Errors
     /// The state; the runtime's; a rootfs that cannot be unmounted.
-    pub(crate) async fn delete(&self, exec_id: &str) -> Result<Arc<Process>> {
+    pub(crate) async fn delete(
+        &self,
+        exec_id: &str,
+        remainders: &Remainders,
+    ) -> Result<Arc<Process>> {
         let process = self.process(exec_id)?;
         let _change = process.change.lock().await;
         process.check(Operation::Delete)?;
         if exec_id.is_empty() {
-            self.delete_init().await?;
+            self.delete_init(remainders).await?;
         } else {
-            close_streams(&process).await;
+            close_streams(&process, remainders).await;
             let _ = fs::remove_file(self.exec_pid_file(exec_id));
             lock(&self.execs).remove(exec_id);
         }
@@ -342,7 +408,7 @@ impl Container {
         Ok(process.clone())
     }
 
-    async fn delete_init(&self) -> Result<()> {
+    async fn delete_init(&self, remainders: &Remainders) -> Result<()> {
         let never_ran = self.init.phase() == Phase::Created;
         if never_ran {
             lock(&self.restore).take();
@@ -356,10 +422,10 @@ impl Container {
             }
             self.runtime.delete(&self.id, false).await?;
         }
-        close_streams(&self.init).await;
+        close_streams(&self.init, remainders).await;
         for exec in self.execs() {
             if let Some(io) = exec.take_io() {
-                io.close().await;
+                io.close(remainders).await;
             }
         }
         match &self.rootfs {
@@ -387,28 +453,11 @@ impl Container {
 }
 
 /// Waits for the rest of a process's output and ends its streams.
-async fn close_streams(process: &Process) {
+async fn close_streams(process: &Process, remainders: &Remainders) {
     if let Some(io) = process.take_io() {
         stdio::drain(&io.activity()).await;
-        io.close().await;
+        io.close(remainders).await;
     }
-}
-
-fn finished() -> Error {
-    runtime_runc::Error::Finished.into()
-}
-
-/// Sends a signal to a process whose exit has not been collected: its pid cannot be another's.
-fn signal_process(process: &Process, signal: u32) -> Result<()> {
-    if process.ended().is_some() {
-        return Err(finished());
-    }
-    let number = i32::try_from(signal)
-        .map_err(|_| Error::invalid_argument(format!("unknown signal \"{signal}\"")))?;
-    kernel_process::send_signal(process.pid(), number).map_err(|error| {
-        let error = Error::from(error);
-        if error.is_not_found() { finished() } else { error }
-    })
 }
 
 /// Reads a pid file.

@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use api_shim::task::CreateTaskRequest;
@@ -11,13 +11,20 @@ use api_shim::types;
 use base_errors::{Error, Result, ResultExt};
 use base_ident::validate_identifier;
 use kernel_mount::Mount;
-use runtime_runc::{CheckpointOptions, CreateOptions, ExitWatch, Reaper, RuncProgram};
+use runtime_runc::{CheckpointOptions, CreateOptions, ExitWatch, Limits, Reaper, RuncProgram};
 
 use crate::container::{Container, INIT_PID_FILE, unmount_rootfs};
-use crate::options;
+use crate::exit_record::ExitRecord;
 use crate::process::Process;
 use crate::spec::Spec;
 use crate::stdio::{self, Endpoints};
+use crate::{idle, options};
+
+/// The variable that says how many seconds a command of the runtime may take.
+const LIMIT_VARIABLE: &str = "IRONHULL_RUNTIME_LIMIT";
+
+/// How much longer a checkpoint may take.
+const LONG_FACTOR: u32 = 8;
 
 /// Makes a container; gives the watch on its exit unless it is to be restored at its start.
 ///
@@ -30,12 +37,14 @@ pub(crate) async fn create(
 ) -> Result<(Container, Option<ExitWatch>)> {
     validate_identifier(&request.id)?;
     let bundle = PathBuf::from(&request.bundle);
-    if !bundle.is_absolute() || !bundle.is_dir() {
+    let leads_up = bundle.components().any(|part| part == Component::ParentDir);
+    if !bundle.is_absolute() || leads_up || !bundle.is_dir() {
         let text = format!("bundle {:?} is not an absolute path of a folder", request.bundle);
         return Err(Error::invalid_argument(text));
     }
     let options = options::decode(request.options.as_ref())?;
     options.write(&bundle)?;
+    ExitRecord::reserve(&bundle)?;
     let rootfs = mount_rootfs(&bundle, &request.rootfs)?;
     let runtime = RuncProgram::new(
         &options.binary_name,
@@ -43,7 +52,8 @@ pub(crate) async fn create(
         Some(bundle.join("log.json")),
         options.systemd_cgroup,
         reaper.clone(),
-    );
+    )
+    .with_limits(limits());
     let endpoints = Endpoints {
         stdin: request.stdin,
         stdout: request.stdout,
@@ -87,6 +97,14 @@ pub(crate) async fn create(
     }
 }
 
+/// How long commands of the runtime may take: as usual, or as the environment says.
+pub(crate) fn limits() -> Limits {
+    match idle::seconds(LIMIT_VARIABLE) {
+        Some(usual) => Limits { usual, long: usual * LONG_FACTOR },
+        None => Limits::default(),
+    }
+}
+
 /// Runs the runtime, unless the container is to be restored.
 async fn begin(
     container: &Container,
@@ -99,6 +117,8 @@ async fn begin(
         return Ok(None);
     }
     let pid_file = container.bundle.join(INIT_PID_FILE);
+    // One that was left there would be taken for the new container's.
+    let _ = fs::remove_file(&pid_file);
     let create = CreateOptions {
         pid_file: &pid_file,
         no_pivot: container.options.no_pivot_root,
@@ -110,13 +130,10 @@ async fn begin(
         Ok(()) => container.take_over(&container.init, prepared, &pid_file, "container").await,
         Err(error) => Err(error.into()),
     };
-    drop(hold);
-    if taken.is_err()
-        && !container.runtime.is_gone(&container.id)
-        && let Err(error) = container.runtime.delete(&container.id, true).await
-    {
-        tracing::warn!(%error, "failed to remove a container that could not be created");
+    if taken.is_err() {
+        container.undo(&pid_file).await;
     }
+    drop(hold);
     taken.map(Some)
 }
 

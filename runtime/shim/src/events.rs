@@ -35,6 +35,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How often an event is offered to a daemon that answers, but refuses it. As in containerd.
 const REFUSALS: u32 = 5;
 
+/// How often it is offered to a daemon that does not know of events: about a minute. It may be
+/// one whose services are not all there yet, or one that never has this service.
+const UNKNOWNS: u32 = 35;
+
 /// An event of a task, which has a topic.
 pub(crate) trait Topic: Name {
     /// Where it is published.
@@ -110,13 +114,20 @@ impl Publisher {
         };
         let mut queue = lock(&self.shared.queue);
         if queue.len() >= QUEUE {
-            tracing::warn!(topic = E::TOPIC, "event queue is full, the oldest event is lost");
-            queue.pop_front();
+            // A container that lacks memory may tell so many times a second: that is lost first.
+            let lost = queue.iter().position(|one| one.topic == TaskOom::TOPIC).unwrap_or(0);
+            let lost = queue.remove(lost).map(|event| event.topic);
+            tracing::warn!(topic = lost, "event queue is full, an event is lost");
         }
         queue.push_back(envelope);
         drop(queue);
         self.shared.empty.send_replace(false);
         self.shared.arrived.notify_one();
+    }
+
+    /// True if the daemon has everything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shared.socket.is_none() || lock(&self.shared.queue).is_empty()
     }
 
     /// Waits until the daemon has everything, at most `limit`.
@@ -150,7 +161,8 @@ impl Shared {
                 }
                 Err(status) if is_refusal(&status) => {
                     refusals += 1;
-                    if refusals >= REFUSALS {
+                    let unknown = status.code == code::UNIMPLEMENTED;
+                    if refusals >= if unknown { UNKNOWNS } else { REFUSALS } {
                         let topic = &envelope.topic;
                         tracing::error!(topic, error = status.message, "failed to publish event");
                         self.taken(&envelope);

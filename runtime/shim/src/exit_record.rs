@@ -19,6 +19,12 @@ use serde::{Deserialize, Serialize};
 /// The file's name in the bundle.
 pub const FILE: &str = "exit-status";
 
+/// The file in which a record is written, and which keeps the room for it.
+const TEMPORARY: &str = ".exit-status";
+
+/// More than the longest record.
+const ROOM: usize = 256;
+
 /// How the init process of a container ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExitRecord {
@@ -38,6 +44,19 @@ struct Stored {
 }
 
 impl ExitRecord {
+    /// Takes the room that a record needs, so that one can be written when the file system of the
+    /// bundle is full. An older record goes.
+    ///
+    /// # Errors
+    /// The system's, with the path.
+    pub fn reserve(bundle: &Path) -> Result<()> {
+        let path = bundle.join(TEMPORARY);
+        let _ = fs::remove_file(bundle.join(FILE));
+        File::create(&path)
+            .and_then(|mut file| file.write_all(&[b' '; ROOM]))
+            .with_context(|| format!("write {}", path.display()))
+    }
+
     /// Writes the record, whole or not at all.
     ///
     /// # Errors
@@ -51,10 +70,13 @@ impl ExitRecord {
         let json = serde_json::to_vec(&stored)
             .map_err(|error| Error::internal(format!("encode exit record: {error}")))?;
         let path = bundle.join(FILE);
-        let temporary = bundle.join(".exit-status");
+        let temporary = bundle.join(TEMPORARY);
         let write = || {
-            let mut file = File::create(&temporary)?;
+            // Over what was reserved, which is cut off only afterwards.
+            let mut file =
+                File::options().write(true).create(true).truncate(false).open(&temporary)?;
             file.write_all(&json)?;
+            file.set_len(json.len() as u64)?;
             file.sync_all()?;
             // DURABILITY: from here on the exit is known, whoever dies.
             fs::rename(&temporary, &path)
@@ -95,6 +117,12 @@ mod tests {
         let record = ExitRecord { pid: 7, exit_status: 137, exited_at };
         record.write(folder.path()).unwrap();
         assert_eq!(ExitRecord::read(folder.path()).unwrap(), Some(record));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // The same over a reserved file.
+        ExitRecord::reserve(folder.path()).unwrap();
+        let other = ExitRecord { exit_status: 255, ..record };
+        other.write(folder.path()).unwrap();
+        assert_eq!(ExitRecord::read(folder.path()).unwrap(), Some(other));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         fs::write(folder.path().join(FILE), "{").unwrap();
         let error = ExitRecord::read(folder.path()).unwrap_err();

@@ -14,7 +14,13 @@
 //!
 //! Laws: one thread, and no blocking work that can take long; an exit is recorded before it is
 //! announced; a stalled reader of output stalls its own process and nothing else; the announcement
-//! of an exec's exit comes before that of its container, and both after their start.
+//! of an exec's exit comes before that of its container, and both after their start; output that
+//! has a reader is delivered to its last byte; a runtime that hangs is killed; a shim that nobody
+//! needs leaves by itself.
+//!
+//! Two variables of the environment are for operators: `IRONHULL_SHIM_IDLE`, the seconds after which
+//! an unneeded shim leaves, and `IRONHULL_RUNTIME_LIMIT`, the seconds that a command of the runtime
+//! may take (checkpoints eight times as long).
 
 pub mod bootstrap;
 mod cleanup;
@@ -22,6 +28,7 @@ mod container;
 mod create;
 mod events;
 pub mod exit_record;
+mod idle;
 mod info;
 mod log;
 mod options;

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use api_shim::process::Status;
 use base_errors::{Class, Error, Result};
+use kernel_process::PidFd;
 use tokio::sync::watch;
 
 use crate::lock;
@@ -48,6 +49,8 @@ pub(crate) struct Process {
 struct State {
     phase: Phase,
     pid: i32,
+    /// The process itself, for signals: its pid may be another's as soon as its exit is collected.
+    handle: Option<Arc<PidFd>>,
     io: Option<ProcessIo>,
     /// The client has closed the input, maybe before there were streams.
     stdin_closed: bool,
@@ -63,6 +66,7 @@ impl Process {
             state: Mutex::new(State {
                 phase: Phase::Created,
                 pid: 0,
+                handle: None,
                 io: None,
                 stdin_closed: false,
             }),
@@ -95,8 +99,33 @@ impl Process {
         u32::try_from(self.pid()).unwrap_or_default()
     }
 
-    pub(crate) fn set_pid(&self, pid: i32) {
-        lock(&self.state).pid = pid;
+    pub(crate) fn set_pid(&self, pid: i32, handle: Option<Arc<PidFd>>) {
+        let mut state = lock(&self.state);
+        state.pid = pid;
+        state.handle = handle;
+    }
+
+    /// Sends a signal to this very process.
+    ///
+    /// # Errors
+    /// Not found if it has ended; invalid argument if there is no such signal.
+    pub(crate) fn signal(&self, signal: u32) -> Result<()> {
+        let number = i32::try_from(signal)
+            .map_err(|_| Error::invalid_argument(format!("unknown signal \"{signal}\"")))?;
+        let handle = lock(&self.state).handle.clone();
+        let Some(handle) = handle.filter(|_| self.ended().is_none()) else {
+            return Err(finished());
+        };
+        handle.send_signal(number).map_err(|error| {
+            let error = Error::from(error);
+            if error.is_not_found() { finished() } else { error }
+        })
+    }
+
+    /// True if the process runs: it was made, and is not dead.
+    pub(crate) fn is_alive(&self) -> bool {
+        let handle = lock(&self.state).handle.clone();
+        handle.is_some_and(|handle| !handle.has_exited().unwrap_or(true))
     }
 
     pub(crate) fn set_io(&self, mut io: ProcessIo) {
@@ -176,6 +205,11 @@ impl Process {
     pub(crate) fn check(&self, operation: Operation) -> Result<()> {
         operation.check(self.phase())
     }
+}
+
+/// What a signal for a dead process is answered with.
+pub(crate) fn finished() -> Error {
+    runtime_runc::Error::Finished.into()
 }
 
 /// What can be asked of a process in some states only.

@@ -1,22 +1,25 @@
 //! The sandbox service: a shim that holds a group of containers, without any process of its own.
 //!
 //! The sandbox is the shim itself: it is ready once it was started, and has ended once it was
-//! stopped. Its containers are made through the task service.
+//! stopped. Its containers are made through the task service; to stop the sandbox kills them, and
+//! to shut it down deletes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use api_shim::sandbox::{
     CreateSandboxRequest, CreateSandboxResponse, PingRequest, PingResponse, PlatformRequest,
-    PlatformResponse, Sandbox, SandboxStatusRequest, SandboxStatusResponse, ShutdownSandboxRequest,
-    ShutdownSandboxResponse, StartSandboxRequest, StartSandboxResponse, StopSandboxRequest,
-    StopSandboxResponse, WaitSandboxRequest, WaitSandboxResponse,
+    PlatformResponse, Sandbox, SandboxMetricsRequest, SandboxMetricsResponse, SandboxStatusRequest,
+    SandboxStatusResponse, ShutdownSandboxRequest, ShutdownSandboxResponse, StartSandboxRequest,
+    StartSandboxResponse, StopSandboxRequest, StopSandboxResponse, WaitSandboxRequest,
+    WaitSandboxResponse,
 };
-use api_shim::types::Platform;
+use api_shim::types::{Metric, Platform};
 use api_ttrpc::{Context, Status};
 use base_errors::{Error, Result};
 use base_ident::validate_identifier;
+use kernel_cgroup::Group;
 use tokio::sync::watch;
 
 use crate::lock;
@@ -24,6 +27,10 @@ use crate::service::Service;
 
 /// Sandboxes of one shim; one is the rule.
 const MAX_SANDBOXES: usize = 64;
+
+/// How long containers may take to end when the sandbox is stopped, if the caller does not say: all
+/// of them are killed.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// The sandboxes of this shim.
 pub(crate) struct Sandboxes {
@@ -58,7 +65,22 @@ impl Sandboxes {
             return Err(Error::resource_exhausted(format!("{MAX_SANDBOXES} sandboxes")));
         }
         all.insert(id.to_owned(), Arc::default());
+        self.service.set_sandboxes(all.len());
         Ok(())
+    }
+
+    /// The control group that all containers are in, if it is theirs alone.
+    fn group(&self) -> Option<Group> {
+        let groups: Vec<Group> =
+            self.service.all().iter().filter_map(|one| lock(&one.group).clone()).collect();
+        let parent = groups.first()?.parent()?;
+        if groups.iter().any(|group| group.parent().as_ref() != Some(&parent)) {
+            return None;
+        }
+        let ours: BTreeSet<i32> =
+            groups.iter().filter_map(|group| group.pids(true).ok()).flatten().collect();
+        let there = parent.pids(true).ok()?;
+        there.iter().all(|pid| ours.contains(pid)).then_some(parent)
     }
 
     fn begin(&self, id: &str) -> Result<StartSandboxResponse> {
@@ -126,7 +148,13 @@ impl Sandbox for Sandboxes {
         _: &Context,
         request: StopSandboxRequest,
     ) -> Result<StopSandboxResponse, Status> {
-        self.find(&request.sandbox_id)?.stop();
+        let state = self.find(&request.sandbox_id)?;
+        if lock(&self.all).len() == 1 {
+            let told = Duration::from_secs(request.timeout_secs.into());
+            let limit = if told.is_zero() { STOP_LIMIT } else { told };
+            self.service.kill_all(limit).await?;
+        }
+        state.stop();
         Ok(StopSandboxResponse {})
     }
 
@@ -172,12 +200,38 @@ impl Sandbox for Sandboxes {
         request: ShutdownSandboxRequest,
     ) -> Result<ShutdownSandboxResponse, Status> {
         // A sandbox that is gone is what was asked for.
-        if let Some(state) = lock(&self.all).remove(&request.sandbox_id) {
-            state.stop();
-        }
-        if lock(&self.all).is_empty() {
+        let left = {
+            let mut all = lock(&self.all);
+            if let Some(state) = all.remove(&request.sandbox_id) {
+                state.stop();
+            }
+            self.service.set_sandboxes(all.len());
+            all.len()
+        };
+        if left == 0 {
+            if let Err(error) = self.service.kill_all(STOP_LIMIT).await {
+                tracing::warn!(%error, sandbox = request.sandbox_id, "shut down");
+            }
+            self.service.delete_all().await;
             self.service.leave_if_empty();
         }
         Ok(ShutdownSandboxResponse {})
+    }
+
+    async fn sandbox_metrics(
+        &self,
+        _: &Context,
+        request: SandboxMetricsRequest,
+    ) -> Result<SandboxMetricsResponse, Status> {
+        self.find(&request.sandbox_id)?;
+        // COMPAT: a sandbox without anything to measure has an answer without metrics.
+        let Some(group) = self.group() else { return Ok(SandboxMetricsResponse::default()) };
+        let metrics = group.metrics().map_err(Error::from)?;
+        let metric = Metric {
+            timestamp: Some(SystemTime::now().into()),
+            id: request.sandbox_id,
+            data: Some(metrics.to_any()),
+        };
+        Ok(SandboxMetricsResponse { metrics: Some(metric) })
     }
 }

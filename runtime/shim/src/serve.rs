@@ -8,20 +8,28 @@ use std::time::Duration;
 
 use api_shim::sandbox::{SANDBOX_SERVICE, SandboxServer};
 use api_shim::task::{self, TaskServer};
-use api_ttrpc::{ListenOptions, Server};
+use api_ttrpc::Server;
 use base_errors::{Error, Result, ResultExt};
 use runtime_runc::Reaper;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::bootstrap::arguments::Arguments;
 use crate::bootstrap::socket::{self, Bound};
 use crate::events::Publisher;
+use crate::idle::{Idle, Limits, Noticed};
 use crate::log;
 use crate::sandbox::Sandboxes;
 use crate::service::Service;
 
 /// How long the last events and the last answers may take to leave. As in containerd.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections at once: a daemon has one for each task of the group.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// The pause after a failed `accept`, so that a lack of descriptors is no busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a serving shim knows from its start.
 #[derive(Debug)]
@@ -92,10 +100,13 @@ pub(crate) fn serve(settings: Settings, listener: UnixListener) -> Result<()> {
 async fn run(settings: &Settings, listener: UnixListener) -> Result<()> {
     let reaper = Reaper::install()?;
     let publisher = Publisher::start(&settings.ttrpc_address, &settings.namespace);
-    let service = Arc::new(Service::new(&settings.namespace, reaper, publisher.clone()));
+    let idle = Idle::new();
+    let service =
+        Arc::new(Service::new(&settings.namespace, reaper, publisher.clone(), Arc::clone(&idle)));
     let mut leaving = service.leaving();
-    let sandboxes = Arc::new(SandboxServer::new(Sandboxes::new(Arc::clone(&service))));
-    let tasks = Arc::new(TaskServer::from_arc(service));
+    let sandboxes = SandboxServer::new(Sandboxes::new(Arc::clone(&service)));
+    let sandboxes = Arc::new(Noticed::new(sandboxes, &idle));
+    let tasks = Arc::new(Noticed::new(TaskServer::from_arc(Arc::clone(&service)), &idle));
     let server = Server::new()
         .register(task::SERVICE_V2, tasks.clone())
         .register(task::SERVICE_V3, tasks)
@@ -105,20 +116,56 @@ async fn run(settings: &Settings, listener: UnixListener) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let serving = server.serve(listener, ListenOptions::default());
-    tokio::pin!(serving);
+    let mut connections = JoinSet::new();
     tokio::select! {
-        ended = &mut serving => return Ok(ended?),
+        () = accept(&server, &listener, &idle, &mut connections) => {}
         _ = leaving.wait_for(|leave| *leave) => {}
+        () = idle.outlived(&service, &publisher, Limits::from_environment()) => {
+            tracing::info!("nothing is left to do, the shim leaves");
+        }
         _ = terminate.recv() => tracing::debug!("caught exit signal"),
         _ = interrupt.recv() => tracing::debug!("caught exit signal"),
     }
     // Nobody shall find this shim any more and give it another container.
     let _ = fs::remove_file(&settings.socket);
+    drop(listener);
     server.shutdown();
-    if tokio::time::timeout(LEAVE_TIMEOUT, &mut serving).await.is_err() {
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(LEAVE_TIMEOUT, drained).await.is_err() {
         server.close();
     }
     publisher.flush(LEAVE_TIMEOUT).await;
+    service.remainders.wait().await;
     Ok(())
+}
+
+/// Takes connections and serves them in the background.
+async fn accept(
+    server: &Server,
+    listener: &tokio::net::UnixListener,
+    idle: &Arc<Idle>,
+    connections: &mut JoinSet<()>,
+) {
+    loop {
+        tokio::select! {
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
+                match accepted {
+                    Ok((stream, _)) => {
+                        let (server, connected) = (server.clone(), idle.connected());
+                        connections.spawn(async move {
+                            if let Err(error) = server.serve_connection(stream, None).await {
+                                tracing::debug!(%error, "connection ended");
+                            }
+                            drop(connected);
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "accept failed");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+    }
 }

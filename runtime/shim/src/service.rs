@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use api_shim::events::{
     TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskIo, TaskPaused,
@@ -20,13 +20,14 @@ use api_shim::{Any, Timestamp, linux_runc, runc, typeurl};
 use api_ttrpc::{Context, Status};
 use base_errors::{Error, Result};
 use base_ident::validate_identifier;
-use runtime_runc::{CheckpointOptions, Reaper};
+use runtime_runc::{CheckpointOptions, ExitWatch, Reaper};
 use tokio::sync::{Notify, watch};
 
-use crate::container::Container;
+use crate::container::{Container, SIGKILL};
 use crate::events::Publisher;
+use crate::idle::{Idle, Need};
 use crate::process::{Ended, Process};
-use crate::stdio::Endpoints;
+use crate::stdio::{Endpoints, Remainders};
 use crate::{create, lock, supervise};
 
 /// Go's zero time, the year 1: a process that has not ended.
@@ -42,6 +43,9 @@ pub(crate) struct Service {
     settled: Notify,
     /// Becomes true when the shim is to leave.
     leave: watch::Sender<bool>,
+    idle: Arc<Idle>,
+    /// Output of deleted processes that is still being read.
+    pub(crate) remainders: Remainders,
 }
 
 #[derive(Default)]
@@ -49,6 +53,8 @@ struct Containers {
     made: BTreeMap<String, Arc<Container>>,
     /// Ids whose creation is under way.
     reserved: BTreeSet<String>,
+    /// How many sandboxes there are; each keeps the shim.
+    sandboxes: usize,
 }
 
 /// Frees a reserved id.
@@ -65,7 +71,12 @@ impl Drop for Reservation<'_> {
 }
 
 impl Service {
-    pub(crate) fn new(namespace: &str, reaper: Reaper, publisher: Publisher) -> Self {
+    pub(crate) fn new(
+        namespace: &str,
+        reaper: Reaper,
+        publisher: Publisher,
+        idle: Arc<Idle>,
+    ) -> Self {
         Service {
             namespace: namespace.to_owned(),
             reaper,
@@ -73,6 +84,8 @@ impl Service {
             containers: Mutex::default(),
             settled: Notify::new(),
             leave: watch::Sender::new(false),
+            idle,
+            remainders: Remainders::default(),
         }
     }
 
@@ -81,11 +94,74 @@ impl Service {
         self.leave.subscribe()
     }
 
-    /// Leaves, unless there is a container.
+    /// Leaves, unless there is a container or a sandbox.
     pub(crate) fn leave_if_empty(&self) {
         let containers = lock(&self.containers);
-        if containers.made.is_empty() && containers.reserved.is_empty() {
+        if containers.made.is_empty() && containers.reserved.is_empty() && containers.sandboxes == 0
+        {
             self.leave.send_replace(true);
+        }
+    }
+
+    /// What this shim is needed for.
+    pub(crate) fn need(&self) -> Need {
+        let containers = lock(&self.containers);
+        if !containers.reserved.is_empty() {
+            return Need::Wanted;
+        }
+        if containers.made.is_empty() {
+            return if containers.sandboxes == 0 { Need::Empty } else { Need::Wanted };
+        }
+        let ended = containers.made.values().all(|container| container.init.ended().is_some());
+        if ended { Need::Stopped } else { Need::Wanted }
+    }
+
+    /// True if nothing is left in the control groups of the containers.
+    pub(crate) fn is_over(&self) -> bool {
+        self.all().iter().all(|container| container.is_over())
+    }
+
+    /// Notes how many sandboxes there are.
+    pub(crate) fn set_sandboxes(&self, count: usize) {
+        lock(&self.containers).sandboxes = count;
+    }
+
+    /// All containers.
+    pub(crate) fn all(&self) -> Vec<Arc<Container>> {
+        lock(&self.containers).made.values().cloned().collect()
+    }
+
+    /// Kills all containers and waits until they have ended.
+    ///
+    /// # Errors
+    /// Deadline exceeded if one does not end within `limit`.
+    pub(crate) async fn kill_all(&self, limit: Duration) -> Result<()> {
+        let all = self.all();
+        let ends = all.iter().map(|container| async move {
+            // One that was never restored has no process.
+            if container.init.pid() == 0 || container.init.ended().is_some() {
+                return;
+            }
+            if let Err(error) = container.kill("", SIGKILL, true).await
+                && !error.is_not_found()
+            {
+                tracing::warn!(%error, container = container.id, "failed to kill a container");
+            }
+            container.init.wait().await;
+        });
+        tokio::time::timeout(limit, futures_util::future::join_all(ends))
+            .await
+            .map(drop)
+            .map_err(|_| Error::deadline_exceeded("containers of the sandbox do not end"))
+    }
+
+    /// Deletes all containers that have ended.
+    pub(crate) async fn delete_all(&self) {
+        for container in self.all() {
+            let request = DeleteRequest { id: container.id.clone(), exec_id: String::new() };
+            if let Err(error) = self.delete_process(&request).await {
+                tracing::warn!(%error, container = container.id, "failed to delete a container");
+            }
         }
     }
 
@@ -138,9 +214,19 @@ impl Service {
         drop(reservation);
         self.publisher.publish(&event);
         if let Some(exit) = exit {
-            tokio::spawn(supervise::init(container, exit, self.publisher.clone()));
+            self.supervise(container, exit);
         }
         Ok(event.pid)
+    }
+
+    /// Follows a container whose init process is there from now on.
+    fn supervise(&self, container: Arc<Container>, exit: ExitWatch) {
+        let watch = supervise::watch_memory(&container);
+        let (publisher, idle) = (self.publisher.clone(), Arc::clone(&self.idle));
+        tokio::spawn(async move {
+            supervise::init(container, exit, watch, publisher).await;
+            idle.touch();
+        });
     }
 
     async fn start_process(&self, request: &StartRequest) -> Result<u32> {
@@ -154,8 +240,7 @@ impl Service {
             pid = process.wire_pid();
             self.publisher.publish(&TaskStart { container_id: request.id.clone(), pid });
             if let Some(exit) = exit {
-                let publisher = self.publisher.clone();
-                tokio::spawn(supervise::init(Arc::clone(&container), exit, publisher));
+                self.supervise(Arc::clone(&container), exit);
             }
         } else {
             let exit = container.start_exec(&process).await?;
@@ -174,7 +259,7 @@ impl Service {
 
     async fn delete_process(&self, request: &DeleteRequest) -> Result<DeleteResponse> {
         let container = self.container(&request.id)?;
-        let process = container.delete(&request.exec_id).await?;
+        let process = container.delete(&request.exec_id, &self.remainders).await?;
         let (exit_status, exited_at) = wire_end(process.ended());
         let pid = process.wire_pid();
         if request.exec_id.is_empty() {

@@ -24,13 +24,17 @@ use tokio::task::JoinHandle;
 use self::console::ConsoleSocket;
 use self::copy::{Sink, source};
 use self::fifo::Fifo;
-use self::logger::Logger;
+use self::logger::{Logger, Program};
 use self::uri::Target;
 
 /// How long the copying of a dead process's output may stand still before it is given up: a child
 /// in the background may hold the pipe for ever. As in containerd, which does not look whether
 /// bytes still move.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a reader of a deleted process's last output may take for it. Its process has gone, so
+/// that is at most what a pipe and a fifo hold.
+const REMAINDER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where the streams of a process go, as the client told it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,11 +60,17 @@ pub(crate) struct Owner<'a> {
 #[derive(Debug)]
 pub(crate) struct Activity {
     bytes: AtomicU64,
-    open: watch::Sender<usize>,
+    open: Arc<watch::Sender<usize>>,
+    /// True once the copies are to end with what is there.
+    closing: watch::Sender<bool>,
 }
 
-/// An open stream of output.
-pub(crate) struct OpenStream(watch::Sender<usize>);
+/// The last output of deleted processes, which readers are still taking. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Remainders(Arc<watch::Sender<usize>>);
+
+/// An open stream of output, counted as long as it lives.
+pub(crate) struct OpenStream(Arc<watch::Sender<usize>>);
 
 /// Streams that wait for their process.
 #[derive(Debug)]
@@ -76,7 +86,10 @@ pub(crate) struct Prepared {
 /// The streams of a running process.
 #[derive(Debug)]
 pub(crate) struct ProcessIo {
+    /// Of its output.
     copies: Vec<JoinHandle<()>>,
+    /// Of its input.
+    inputs: Vec<JoinHandle<()>>,
     activity: Arc<Activity>,
     /// Held so that a client may leave without ending the input.
     stdin: Option<OwnedFd>,
@@ -88,18 +101,28 @@ pub(crate) struct ProcessIo {
 
 impl Default for Activity {
     fn default() -> Self {
-        Activity { bytes: AtomicU64::new(0), open: watch::Sender::new(0) }
+        Activity {
+            bytes: AtomicU64::new(0),
+            open: Arc::default(),
+            closing: watch::Sender::new(false),
+        }
     }
 }
 
 impl Activity {
     fn begin(&self) -> OpenStream {
         self.open.send_modify(|open| *open += 1);
-        OpenStream(self.open.clone())
+        OpenStream(Arc::clone(&self.open))
     }
 
     fn moved(&self, count: usize) {
         self.bytes.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Waits until the copies are to end.
+    async fn closing(&self) {
+        // INVARIANT: the sender lives as long as `self`.
+        let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
     }
 }
 
@@ -143,10 +166,10 @@ async fn streams(endpoints: &Endpoints, owner: &Owner<'_>, prepared: &mut Prepar
         io.0 = Some(reader);
     }
     match Target::parse(&endpoints.stdout)? {
-        Target::Binary { program, arguments } => {
-            let started =
-                logger::start(&program, &arguments, owner.id, owner.namespace, owner.reaper)
-                    .await?;
+        Target::Binary { program, arguments, environment } => {
+            let (arguments, environment) = (&arguments, &environment);
+            let program = Program { program: &program, arguments, environment };
+            let started = logger::start(program, owner).await?;
             prepared.logger = Some(started.logger);
             (io.1, io.2) = (Some(started.stdout), Some(started.stderr));
         }
@@ -191,6 +214,7 @@ impl Prepared {
     ) -> Result<ProcessIo> {
         let mut running = ProcessIo {
             copies: Vec::new(),
+            inputs: Vec::new(),
             activity: Arc::default(),
             stdin: None,
             console: None,
@@ -212,7 +236,7 @@ impl Prepared {
         if let Some((fifo, Some(pipe))) = self.input {
             running.stdin = Some(fifo.writer);
             let fifo = source(fifo.reader).context(context)?;
-            running.copies.push(tokio::spawn(copy::input(fifo, pipe)));
+            running.inputs.push(tokio::spawn(copy::input(fifo, pipe)));
         }
         Ok(running)
     }
@@ -228,10 +252,10 @@ impl Prepared {
             Target::Path(path) if path.is_empty() => None,
             Target::Path(path) => Some(open_output(&path)?),
             Target::File(path) => Some(append(&path)?),
-            Target::Binary { program, arguments } => {
-                let started =
-                    logger::start(&program, &arguments, owner.id, owner.namespace, owner.reaper)
-                        .await?;
+            Target::Binary { program, arguments, environment } => {
+                let (arguments, environment) = (&arguments, &environment);
+                let program = Program { program: &program, arguments, environment };
+                let started = logger::start(program, owner).await?;
                 running.logger = Some(started.logger);
                 nonblocking(&started.stdout)?;
                 Some(Sink::Pipe(started.stdout))
@@ -244,7 +268,7 @@ impl Prepared {
         if let Some((fifo, _)) = self.input.take() {
             running.stdin = Some(fifo.writer);
             let fifo = source(fifo.reader)?;
-            running.copies.push(tokio::spawn(copy::terminal_input(fifo, Arc::clone(&terminal))));
+            running.inputs.push(tokio::spawn(copy::terminal_input(fifo, Arc::clone(&terminal))));
         }
         let (activity, open) = (running.activity(), running.activity.begin());
         let copy = copy::terminal_output(Arc::clone(&terminal), sink, activity, open);
@@ -279,26 +303,65 @@ impl ProcessIo {
     }
 
     /// Ends all copying and the logger. Call [`drain`] before.
-    pub(crate) async fn close(mut self) {
+    ///
+    /// What a process has left in its pipes goes on to a reader that is there, in the background;
+    /// without a reader it is dropped.
+    pub(crate) async fn close(mut self, remainders: &Remainders) {
         self.stdin = None;
-        for copy in &self.copies {
-            copy.abort();
+        self.activity.closing.send_replace(true);
+        for input in &self.inputs {
+            input.abort();
         }
-        if let Some(logger) = &mut self.logger {
-            // A terminal's logger reads from a pipe that a copy holds.
-            for copy in self.copies.drain(..) {
-                let _ = copy.await;
-            }
+        let mut copies = std::mem::take(&mut self.copies);
+        // Most have ended by now, or end as soon as they are asked.
+        tokio::task::yield_now().await;
+        copies.retain(|copy| !copy.is_finished());
+        if let Some(mut logger) = self.logger.take() {
+            // Whoever deletes a process may then look at its log.
+            finish(copies).await;
             logger.finish().await;
+        } else if !copies.is_empty() {
+            let rest = remainders.begin();
+            tokio::spawn(async move {
+                finish(copies).await;
+                drop(rest);
+            });
+        }
+    }
+}
+
+/// Waits for the last output to be taken, within [`REMAINDER_LIMIT`].
+async fn finish(copies: Vec<JoinHandle<()>>) {
+    let aborts: Vec<_> = copies.iter().map(JoinHandle::abort_handle).collect();
+    let ended = futures_util::future::join_all(copies);
+    if tokio::time::timeout(REMAINDER_LIMIT, ended).await.is_err() {
+        tracing::warn!("the last output of a deleted process was not read, and is dropped");
+        for copy in aborts {
+            copy.abort();
         }
     }
 }
 
 impl Drop for ProcessIo {
     fn drop(&mut self) {
-        for copy in &self.copies {
+        for copy in self.copies.iter().chain(&self.inputs) {
             copy.abort();
         }
+    }
+}
+
+// === impl Remainders ===
+
+impl Remainders {
+    fn begin(&self) -> OpenStream {
+        self.0.send_modify(|count| *count += 1);
+        OpenStream(Arc::clone(&self.0))
+    }
+
+    /// Waits until nothing is left; every remainder has a limit.
+    pub(crate) async fn wait(&self) {
+        // INVARIANT: the sender lives as long as `self`.
+        let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
     }
 }
 

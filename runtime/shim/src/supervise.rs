@@ -19,6 +19,9 @@ use crate::process::{Ended, Phase, Process};
 /// with it, or before it.
 const EXEC_GRACE: Duration = Duration::from_secs(5);
 
+/// A watch over the memory of a container's control group.
+pub(crate) type MemoryWatch = AsyncFd<OomWatch>;
+
 /// Waits for the end of an exec and announces it.
 pub(crate) async fn exec(
     container: Arc<Container>,
@@ -33,22 +36,14 @@ pub(crate) async fn exec(
 }
 
 /// Waits for the end of a container, announces what leads to it, records it and announces it.
-pub(crate) async fn init(container: Arc<Container>, exit: ExitWatch, publisher: Publisher) {
-    let mut watch = watch_memory(&container);
+pub(crate) async fn init(
+    container: Arc<Container>,
+    exit: ExitWatch,
+    mut watch: Option<MemoryWatch>,
+    publisher: Publisher,
+) {
     let exit = wait(&container, exit, &mut watch, &publisher).await;
-    if let Some(watch) = &mut watch {
-        // What killed it may not have been told yet.
-        report(&container, watch, &publisher);
-    }
-    drop(watch);
     let Ok(exit) = exit else { return };
-    drop(container.init.starting.lock().await);
-    container.kill_leftovers().await;
-    let running = container.execs();
-    let ends = running.iter().filter(|exec| exec.phase() == Phase::Running).map(|exec| exec.wait());
-    if tokio::time::timeout(EXEC_GRACE, futures_util::future::join_all(ends)).await.is_err() {
-        tracing::warn!(container = container.id, "execs outlive their container");
-    }
     let record = ExitRecord {
         pid: u32::try_from(exit.pid).unwrap_or_default(),
         exit_status: exit.status,
@@ -58,7 +53,27 @@ pub(crate) async fn init(container: Arc<Container>, exit: ExitWatch, publisher: 
     if let Err(error) = record.write(&container.bundle) {
         tracing::warn!(%error, container = container.id, "failed to record an exit");
     }
+    if let Some(watch) = &mut watch {
+        // What killed it may not have been told yet.
+        report(&container, watch, &publisher);
+    }
+    drop(watch);
+    drop(container.init.starting.lock().await);
+    container.kill_leftovers().await;
+    let execs = container.execs();
+    let ends = execs.iter().map(|exec| exec_ends(exec));
+    if tokio::time::timeout(EXEC_GRACE, futures_util::future::join_all(ends)).await.is_err() {
+        tracing::warn!(container = container.id, "execs outlive their container");
+    }
     end(&container, &container.init, exit, &publisher);
+}
+
+/// Waits until an exec has ended. One that is being started is waited for as well.
+async fn exec_ends(exec: &Process) {
+    drop(exec.starting.lock().await);
+    if exec.phase() == Phase::Running {
+        exec.wait().await;
+    }
 }
 
 /// Notes the end of a process and announces it.
@@ -77,7 +92,7 @@ fn end(container: &Container, process: &Process, exit: Exit, publisher: &Publish
 async fn wait(
     container: &Container,
     mut exit: ExitWatch,
-    watch: &mut Option<AsyncFd<OomWatch>>,
+    watch: &mut Option<MemoryWatch>,
     publisher: &Publisher,
 ) -> Result<Exit, tokio::sync::oneshot::error::RecvError> {
     loop {
@@ -116,12 +131,14 @@ fn report(container: &Container, watch: &mut AsyncFd<OomWatch>, publisher: &Publ
     }
 }
 
-/// Finds the container's control group and watches its memory. Without it, metrics and OOM events
-/// are missing, and nothing else.
-fn watch_memory(container: &Container) -> Option<AsyncFd<OomWatch>> {
+/// Finds the container's control group and watches its memory: from before it runs, so that
+/// nothing is missed. Without it, metrics and OOM events are missing, and nothing else.
+pub(crate) fn watch_memory(container: &Container) -> Option<MemoryWatch> {
     let found = Hierarchies::load().and_then(|all| Group::of_pid(&all, container.init.pid()));
     let group = match found {
-        Ok(group) => group,
+        // The kernel says of a process that is ending that it is in the top group.
+        Ok(group) if container.init.is_alive() => group,
+        Ok(_) => return None,
         Err(error) => {
             tracing::debug!(%error, container = container.id, "no control group");
             return None;

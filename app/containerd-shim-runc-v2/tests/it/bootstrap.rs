@@ -1,7 +1,6 @@
 //! Starting in each dialect, sharing, and cleaning up after a dead shim.
 
 use std::fs;
-use std::path::PathBuf;
 
 use api_shim::Message;
 use api_shim::task::*;
@@ -57,13 +56,7 @@ async fn delete_cleans_up_after_a_dead_shim() {
     let shim = world.start(&bundle, "one").await;
     let pid = call!(shim, create, world.create(&shim)).unwrap().pid;
     call!(shim, start, shim.start_request("")).unwrap();
-    let process = rustix::process::Pid::from_raw(shim.pid).unwrap();
-    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
-    let dead = PathBuf::from(format!("/proc/{}/cmdline", shim.pid));
-    crate::world::eventually("the shim's death", || {
-        fs::read(&dead).map_or(true, |line| line.is_empty())
-    })
-    .await;
+    world.murder(&shim).await;
 
     let command = world.command(&bundle, "one", &["-bundle", bundle.to_str().unwrap(), "delete"]);
     let output = run(command, b"");
@@ -84,13 +77,7 @@ async fn delete_knows_how_the_container_ended() {
     call!(shim, create, world.create(&shim)).unwrap();
     call!(shim, start, shim.start_request("")).unwrap();
     let end = call!(shim, wait, shim.wait_request("")).unwrap();
-    let process = rustix::process::Pid::from_raw(shim.pid).unwrap();
-    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
-    let dead = PathBuf::from(format!("/proc/{}/cmdline", shim.pid));
-    crate::world::eventually("the shim's death", || {
-        fs::read(&dead).map_or(true, |line| line.is_empty())
-    })
-    .await;
+    world.murder(&shim).await;
     let command = world.command(&bundle, "one", &["-bundle", bundle.to_str().unwrap(), "delete"]);
     let answer = DeleteResponse::decode(&*run(command, b"").stdout).unwrap();
     assert_eq!((answer.exit_status, answer.exited_at), (9, end.exited_at));
@@ -114,32 +101,44 @@ async fn a_shim_tells_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_sandbox_is_the_shim_itself() {
-    use api_shim::sandbox::*;
+async fn a_daemon_of_version_3_gets_json() {
     let world = World::new().await;
-    let bundle = world.path("pod");
-    fs::create_dir(&bundle).unwrap();
-    // A sandbox has no spec.
-    let shim = world.start(&bundle, "pod").await;
-    let client = SandboxClient::new(shim.client.client().clone());
-    let (options, sandbox_id) = (crate::world::options(), || "pod".to_owned());
-    let status = SandboxStatusRequest { sandbox_id: sandbox_id(), verbose: false };
-    assert_eq!(client.sandbox_status(&options, &status).await.unwrap_err().code, 5);
-    let create = CreateSandboxRequest { sandbox_id: sandbox_id(), ..Default::default() };
-    client.create_sandbox(&options, &create).await.unwrap();
-    assert_eq!(client.sandbox_status(&options, &status).await.unwrap().state, "SANDBOX_NOTREADY");
-    let start = StartSandboxRequest { sandbox_id: sandbox_id() };
-    let started = client.start_sandbox(&options, &start).await.unwrap();
-    assert_eq!(i32::try_from(started.pid).unwrap(), shim.pid);
-    assert_eq!(client.sandbox_status(&options, &status).await.unwrap().state, "SANDBOX_READY");
-    let platform = PlatformRequest { sandbox_id: sandbox_id() };
-    let platform = client.platform(&options, &platform).await.unwrap().platform.unwrap();
-    assert_eq!(platform.os, "linux");
-    let stop = StopSandboxRequest { sandbox_id: sandbox_id(), timeout_secs: 1 };
-    client.stop_sandbox(&options, &stop).await.unwrap();
-    let wait = WaitSandboxRequest { sandbox_id: sandbox_id() };
-    assert!(client.wait_sandbox(&options, &wait).await.unwrap().exited_at.is_some());
-    let shutdown = ShutdownSandboxRequest { sandbox_id: sandbox_id() };
-    let _ = client.shutdown_sandbox(&options, &shutdown).await;
-    world.gone(&shim).await;
+    let bundle = world.bundle_with("one", &["true"], |spec| {
+        spec["annotations"] = serde_json::json!({"io.containerd.runc.v2.group": "g"});
+    });
+    let mut command = world.command(&bundle, "one", &["start"]);
+    command.env("MAX_SHIM_VERSION", "3");
+    let options = world.options("").encode_to_vec();
+    let output = run(command, &options);
+    assert!(output.status.success());
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&answer["version"], &answer["protocol"]), (&3.into(), &"ttrpc".into()));
+    let shim = Shim::connect(answer["address"].as_str().unwrap(), "one", &bundle).await;
+    // Another member of the group is led to the same shim, in the dialect that it speaks.
+    let second = world.bundle_with("two", &["true"], |spec| {
+        spec["annotations"] = serde_json::json!({"io.containerd.runc.v2.group": "g"});
+    });
+    let output = run(world.command(&second, "two", &["start"]), b"");
+    assert_eq!(output.stdout, answer["address"].as_str().unwrap().as_bytes());
+    world.end(shim).await;
+}
+
+#[tokio::test]
+async fn starts_that_cannot_be_are_told_and_leave_nothing() {
+    let world = World::new().await;
+    let bundle = world.bundle("one", &["true"]);
+    let refused = |command, text: &str| {
+        let output = run(command, b"");
+        assert!(!output.status.success());
+        assert!(output.stdout.is_empty());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(text), "{told}");
+    };
+    fs::write(bundle.join("config.json"), "{").unwrap();
+    refused(world.command(&bundle, "one", &["start"]), "config.json");
+    let empty = world.bundle("two", &["true"]);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_containerd-shim-runc-v2"));
+    command.args(["-id", "two", "start"]).current_dir(&empty);
+    refused(command, "shim namespace cannot be empty");
+    world.nothing_left();
 }

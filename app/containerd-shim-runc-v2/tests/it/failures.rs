@@ -92,44 +92,147 @@ async fn bad_requests_are_refused_and_leave_nothing() {
 
 #[tokio::test]
 async fn later_stages_that_fail_are_told_and_can_be_cleaned_up() {
-    for stage in ["start", "exec", "pause", "delete"] {
-        let world = World::new().await;
-        let bundle = world.bundle("one", &["sleep", "1000"]);
-        let shim = world.start(&bundle, "one").await;
-        let mut request = world.create(&shim);
-        request.options = Some(world.options(&failing(&world, stage, false)));
-        call!(shim, create, request).unwrap();
-        let started = call!(shim, start, shim.start_request(""));
-        if stage == "start" {
-            let status = started.unwrap_err();
-            assert!(status.message.starts_with("OCI runtime start failed: "), "{}", status.message);
-        } else {
-            started.unwrap();
+    for after in [false, true] {
+        for stage in ["start", "exec", "pause", "delete"] {
+            one_stage_fails(stage, after).await;
         }
-        if stage == "exec" {
-            call!(shim, exec, shim.exec_request("x", &["true"])).unwrap();
-            let status = call!(shim, start, shim.start_request("x")).unwrap_err();
-            assert!(status.message.starts_with("OCI runtime exec failed: "), "{}", status.message);
-            call!(shim, wait, shim.wait_request("x")).unwrap();
-            call!(shim, delete, shim.delete_request("x")).unwrap();
-        }
-        if stage == "pause" {
-            let pause = PauseRequest { id: "one".to_owned() };
-            let status = call!(shim, pause, pause).unwrap_err();
-            assert!(status.message.starts_with("OCI runtime pause failed: "), "{}", status.message);
-        }
-        call!(shim, kill, shim.kill_request(9)).unwrap();
-        call!(shim, wait, shim.wait_request("")).unwrap();
-        let deleted = call!(shim, delete, shim.delete_request(""));
-        if stage == "delete" {
-            let status = deleted.unwrap_err();
-            assert!(status.message.contains("failed to delete task"), "{}", status.message);
-            // The runtime is well again: the same call succeeds.
-            fs::write(world.path("runtime-delete-false"), "#!/bin/sh\nexec runc \"$@\"\n").unwrap();
-            call!(shim, delete, shim.delete_request("")).unwrap();
-        } else {
-            deleted.unwrap();
-        }
-        world.end(shim).await;
     }
+}
+
+/// A container whose runtime fails at one command, before or after it has done its work.
+async fn one_stage_fails(stage: &str, after: bool) {
+    let world = World::new().await;
+    let bundle = world.bundle("one", &["sleep", "1000"]);
+    let shim = world.start(&bundle, "one").await;
+    let runtime = failing(&world, stage, after);
+    let mut request = world.create(&shim);
+    request.options = Some(world.options(&runtime));
+    call!(shim, create, request).unwrap();
+    let started = call!(shim, start, shim.start_request(""));
+    let fails = |result: Result<(), api_ttrpc::Status>, begin: &str| {
+        let status = result.unwrap_err();
+        assert!(status.message.starts_with(begin), "{stage} {after}: {}", status.message);
+    };
+    if stage == "start" {
+        fails(started.map(drop), "OCI runtime start failed: ");
+    } else {
+        started.unwrap();
+    }
+    if stage == "exec" {
+        call!(shim, exec, shim.exec_request("x", &["sleep", "2000"])).unwrap();
+        let start = call!(shim, start, shim.start_request("x"));
+        fails(start.map(drop), "OCI runtime exec failed: ");
+        call!(shim, wait, shim.wait_request("x")).unwrap();
+        call!(shim, delete, shim.delete_request("x")).unwrap();
+        // The process that the runtime had made all the same is dead.
+        let one = PidsRequest { id: "one".to_owned() };
+        loop {
+            let left = call!(shim, pids, one.clone()).unwrap().processes.len();
+            if left == 1 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+    if stage == "pause" {
+        let pause = PauseRequest { id: "one".to_owned() };
+        fails(call!(shim, pause, pause), "OCI runtime pause failed: ");
+    }
+    call!(shim, kill, shim.kill_request(9)).unwrap();
+    if stage == "pause" && after {
+        // It is frozen, and nobody knows: the runtime thaws it for a signal of all.
+        let all = KillRequest { all: true, ..shim.kill_request(9) };
+        call!(shim, kill, all).unwrap();
+    }
+    call!(shim, wait, shim.wait_request("")).unwrap();
+    let deleted = call!(shim, delete, shim.delete_request(""));
+    if stage == "delete" {
+        let status = deleted.unwrap_err();
+        assert!(status.message.contains("failed to delete task"), "{}", status.message);
+        // The runtime is well again: the same call succeeds.
+        fs::write(runtime, "#!/bin/sh\nexec runc \"$@\"\n").unwrap();
+        call!(shim, delete, shim.delete_request("")).unwrap();
+    } else {
+        deleted.unwrap();
+    }
+    world.end(shim).await;
+}
+
+/// How long a command may take in the test of runtimes that hang: long for a good one.
+const LIMIT: u32 = 10;
+
+#[tokio::test]
+async fn a_runtime_that_hangs_is_killed_at_every_stage() {
+    let stages = ["create", "start", "exec", "pause", "delete"].map(one_stage_hangs);
+    futures(stages).await;
+}
+
+/// Waits for all.
+async fn futures(all: impl IntoIterator<Item = impl Future<Output = ()>>) {
+    let mut all: Vec<_> = all.into_iter().map(Box::pin).collect();
+    std::future::poll_fn(|context| {
+        all.retain_mut(|one| one.as_mut().poll(context).is_pending());
+        if all.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+async fn one_stage_hangs(stage: &str) {
+    let mut world = World::new().await;
+    world.environment.push(("IRONHULL_RUNTIME_LIMIT", LIMIT.to_string()));
+    let bundle = world.bundle("one", &["sleep", "1000"]);
+    let shim = world.start(&bundle, "one").await;
+    // A wrapper that runs another program, which hangs.
+    let runtime = world.path("runtime");
+    let script = format!(
+        "#!/bin/sh\nfor word in \"$@\"; do case $word in\n{stage}) sh -c 'sleep 1000; exit'; exit 0;;\n\
+         esac; done\nexec runc \"$@\"\n"
+    );
+    fs::write(&runtime, script).unwrap();
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+    let hangs = |result: Result<(), api_ttrpc::Status>| {
+        let status = result.unwrap_err();
+        assert_eq!(status.code, code::DEADLINE_EXCEEDED, "{stage}: {}", status.message);
+        let text = format!("{stage}: no end within {LIMIT} s: context deadline exceeded");
+        assert!(status.message.ends_with(&text), "{stage}: {}", status.message);
+    };
+    let mut request = world.create(&shim);
+    request.options = Some(world.options(runtime.to_str().unwrap()));
+    let created = call!(shim, create, request).map(drop);
+    if stage == "create" {
+        hangs(created);
+        return world.end(shim).await;
+    }
+    created.unwrap();
+    let started = call!(shim, start, shim.start_request("")).map(drop);
+    if stage == "start" {
+        hangs(started);
+    } else {
+        started.unwrap();
+    }
+    if stage == "exec" {
+        call!(shim, exec, shim.exec_request("x", &["true"])).unwrap();
+        // Others are served meanwhile.
+        let request = shim.start_request("x");
+        let options = crate::world::options();
+        let (exec, state) = tokio::join!(shim.client.start(&options, &request), async {
+            call!(shim, state, shim.state_request(""))
+        });
+        state.unwrap();
+        hangs(exec.map(drop));
+    }
+    if stage == "pause" {
+        hangs(call!(shim, pause, PauseRequest { id: "one".to_owned() }));
+    }
+    call!(shim, kill, shim.kill_request(9)).unwrap();
+    call!(shim, wait, shim.wait_request("")).unwrap();
+    let deleted = call!(shim, delete, shim.delete_request("")).map(drop);
+    if stage == "delete" {
+        hangs(deleted);
+        fs::write(runtime, "#!/bin/sh\nexec runc \"$@\"\n").unwrap();
+        call!(shim, delete, shim.delete_request("")).unwrap();
+    } else {
+        deleted.unwrap();
+    }
+    world.end(shim).await;
 }

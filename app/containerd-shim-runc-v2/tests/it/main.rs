@@ -5,8 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod bad_input;
 mod bootstrap;
+mod execs;
+mod exits;
 mod failures;
 mod life;
+mod sandbox;
 mod streams;
+mod unified;
 mod world;

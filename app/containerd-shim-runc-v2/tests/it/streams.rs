@@ -6,22 +6,163 @@ use api_shim::task::*;
 
 use crate::world::{World, call, read_all};
 
+/// What a process writes before it ends at once.
+const MUCH: usize = 64 << 20;
+
 #[tokio::test]
-async fn all_output_of_a_fast_container_arrives() {
+async fn all_output_of_a_fast_process_arrives() {
     let world = World::new().await;
-    let bundle = world.bundle("one", &["sh", "-c", "yes | head -c 8388608; echo end >&2"]);
+    let script = format!("yes | head -c {MUCH}; echo end >&2");
+    let bundle = world.bundle("one", &["sh", "-c", &script]);
     let shim = world.start(&bundle, "one").await;
     let mut create = world.create(&shim);
     (create.stdout, create.stderr) = (world.fifo("out"), world.fifo("err"));
     let (out, err) = (read_all(&create.stdout), read_all(&create.stderr));
-    call!(shim, create, create).unwrap();
-    call!(shim, start, shim.start_request("")).unwrap();
+    shim.run(create).await;
     assert_eq!(call!(shim, wait, shim.wait_request("")).unwrap().exit_status, 0);
     call!(shim, delete, shim.delete_request("")).unwrap();
-    let out = out.await.unwrap();
-    assert_eq!(out.len(), 8 << 20);
-    assert!(out.chunks(2).all(|chunk| chunk == b"y\n"));
+    all_is_there(&out.await.unwrap());
     assert_eq!(err.await.unwrap(), b"end\n");
+    world.end(shim).await;
+}
+
+#[tokio::test]
+async fn all_output_of_a_fast_exec_arrives() {
+    let world = World::new().await;
+    let bundle = world.bundle("one", &["sleep", "1000"]);
+    let shim = world.start(&bundle, "one").await;
+    shim.run(world.create(&shim)).await;
+    let script = format!("yes | head -c {MUCH}; echo end >&2");
+    let mut exec = shim.exec_request("x", &["sh", "-c", &script]);
+    (exec.stdout, exec.stderr) = (world.fifo("out"), world.fifo("err"));
+    let (out, err) = (read_all(&exec.stdout), read_all(&exec.stderr));
+    assert_eq!(shim.exec_to_end(exec).await, 0);
+    all_is_there(&out.await.unwrap());
+    assert_eq!(err.await.unwrap(), b"end\n");
+    shim.remove().await;
+    world.end(shim).await;
+}
+
+fn all_is_there(output: &[u8]) {
+    assert_eq!(output.len(), MUCH);
+    assert!(output.chunks(4096).all(|chunk| chunk == b"y\n".repeat(chunk.len() / 2)));
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_beyond_the_delete_gets_everything() {
+    // What a pipe and a fifo hold together, so that the process can end.
+    const LENGTH: usize = 120_000;
+    let world = World::new().await;
+    let script = format!("yes | head -c {LENGTH}");
+    let bundle = world.bundle("one", &["sh", "-c", &script]);
+    let shim = world.start(&bundle, "one").await;
+    let mut create = world.create(&shim);
+    create.stdout = world.fifo("out");
+    let path = create.stdout.clone();
+    let reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(path).unwrap();
+    shim.run(create).await;
+    assert_eq!(call!(shim, wait, shim.wait_request("")).unwrap().exit_status, 0);
+    call!(shim, delete, shim.delete_request("")).unwrap();
+    // The shim is asked to leave, and does not before its last byte is read.
+    call!(shim, shutdown, ShutdownRequest { id: "one".to_owned(), now: false }).unwrap();
+    let mut reader = std::fs::File::from(reader.into_blocking_fd().unwrap());
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).unwrap();
+    assert_eq!(all.len(), LENGTH);
+    world.gone(&shim).await;
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_blocks_its_own_process_alone() {
+    let world = World::new().await;
+    let bundle = world.bundle("one", &["sleep", "1000"]);
+    let shim = world.start(&bundle, "one").await;
+    shim.run(world.create(&shim)).await;
+    let mut stalled = shim.exec_request("stalled", &["sh", "-c", "yes | head -c 1000000; exit 6"]);
+    stalled.stdout = world.fifo("stalled");
+    let path = stalled.stdout.clone();
+    let reader = tokio::net::unix::pipe::OpenOptions::new().open_receiver(path).unwrap();
+    call!(shim, exec, stalled).unwrap();
+    call!(shim, start, shim.start_request("stalled")).unwrap();
+    for name in ["a", "b"] {
+        let mut exec = shim.exec_request(name, &["sh", "-c", "echo free; exit 5"]);
+        exec.stdout = world.fifo(name);
+        let output = read_all(&exec.stdout);
+        assert_eq!(shim.exec_to_end(exec).await, 5);
+        assert_eq!(output.await.unwrap(), b"free\n");
+    }
+    let state = call!(shim, state, shim.state_request("stalled")).unwrap();
+    assert_eq!(state.status(), api_shim::process::Status::Running);
+    let mut reader = std::fs::File::from(reader.into_blocking_fd().unwrap());
+    let rest = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).map(|_| all.len())
+    });
+    assert_eq!(call!(shim, wait, shim.wait_request("stalled")).unwrap().exit_status, 6);
+    assert_eq!(rest.join().unwrap().unwrap(), 1_000_000);
+    call!(shim, delete, shim.delete_request("stalled")).unwrap();
+    shim.remove().await;
+    world.end(shim).await;
+}
+
+#[tokio::test]
+async fn clients_of_a_terminal_come_and_go() {
+    let world = World::new().await;
+    let script = "while read line; do echo got $line; done";
+    let bundle = world.bundle_with("one", &["sh", "-c", script], |spec| {
+        spec["process"]["terminal"] = true.into();
+    });
+    let shim = world.start(&bundle, "one").await;
+    let mut create = world.create(&shim);
+    create.terminal = true;
+    (create.stdin, create.stdout) = (world.fifo("in"), world.fifo("out"));
+    let (input, output) = (create.stdin.clone(), create.stdout.clone());
+    shim.run(create).await;
+    for word in ["one", "two", "three"] {
+        // Each comes, says one thing, hears the answer and leaves.
+        let mut writer = std::fs::OpenOptions::new().write(true).open(&input).unwrap();
+        let reader = std::fs::File::open(&output).unwrap();
+        writer.write_all(format!("{word}\n").as_bytes()).unwrap();
+        let heard = std::thread::spawn(move || {
+            let lines = std::io::BufRead::lines(std::io::BufReader::new(reader));
+            lines.map(Result::unwrap).find(|line| line.starts_with("got")).unwrap()
+        });
+        assert_eq!(heard.join().unwrap(), format!("got {word}"));
+    }
+    // Nobody is there, and the fifos are gone from their folder: the process goes on.
+    std::fs::remove_file(&input).unwrap();
+    std::fs::remove_file(&output).unwrap();
+    let state = call!(shim, state, shim.state_request("")).unwrap();
+    assert_eq!(state.status(), api_shim::process::Status::Running);
+    assert_eq!(shim.remove().await.exit_status, 137);
+    world.end(shim).await;
+}
+
+#[tokio::test]
+async fn a_logger_of_the_user_gets_all_output() {
+    let world = World::new().await;
+    let script = world.path("logger");
+    let log = world.path("log");
+    // It takes its time until it is ready, and after the end of its streams.
+    std::fs::write(
+        &script,
+        "#!/bin/sh\nsleep 0.1\nexec 5>&-\ncat <&4 >\"$2.err\" &\ncat <&3 >\"$2.out\"\nwait\nsleep 0.1\n\
+         echo \"$CONTAINER_ID $CONTAINER_NAMESPACE $EXTRA\" >\"$2.end\"\n",
+    )
+    .unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, mode).unwrap();
+    let bundle = world.bundle("one", &["sh", "-c", "yes | head -c 1000000; echo err >&2"]);
+    let shim = world.start(&bundle, "one").await;
+    let mut create = world.create(&shim);
+    create.stdout = format!("binary://{}?log={}&env.EXTRA=more", script.display(), log.display());
+    shim.run(create).await;
+    assert_eq!(call!(shim, wait, shim.wait_request("")).unwrap().exit_status, 0);
+    call!(shim, delete, shim.delete_request("")).unwrap();
+    let text = |end: &str| std::fs::read(format!("{}.{end}", log.display())).unwrap();
+    assert_eq!(text("out").len(), 1_000_000);
+    assert_eq!(text("err"), b"err\n");
+    assert_eq!(text("end"), b"one shim-test more\n");
     world.end(shim).await;
 }
 

@@ -28,6 +28,10 @@ pub(crate) struct World {
     pub(crate) folder: tempfile::TempDir,
     events: Arc<Collector>,
     server: Option<Server>,
+    /// Variables for the shim.
+    pub(crate) environment: Vec<(&'static str, String)>,
+    /// What a shell does before it becomes the shim, in a mount namespace of its own.
+    pub(crate) prelude: String,
 }
 
 /// Topics and events in the order of their arrival.
@@ -76,10 +80,17 @@ impl World {
             fs::create_dir(folder.path().join("image").join(name)).unwrap();
         }
         fs::copy("/bin/busybox", bin.join("busybox")).expect("needs Debian's busybox-static");
-        for applet in ["sh", "cat", "sleep", "stty", "echo", "true", "kill", "head", "yes"] {
+        for applet in ["sh", "cat", "sleep", "stty", "echo", "true", "kill", "head", "yes", "tail"]
+        {
             std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
         }
-        let mut world = World { folder, events: Arc::default(), server: None };
+        let mut world = World {
+            folder,
+            events: Arc::default(),
+            server: None,
+            environment: Vec::new(),
+            prelude: String::new(),
+        };
         world.listen();
         world
     }
@@ -158,7 +169,15 @@ impl World {
 
     /// The command line that a daemon writes.
     pub(crate) fn command(&self, bundle: &Path, id: &str, action: &[&str]) -> Command {
-        let mut command = Command::new(SHIM);
+        let mut command = if self.prelude.is_empty() {
+            Command::new(SHIM)
+        } else {
+            let mut command = Command::new("unshare");
+            let script = format!("set -e; {}; exec \"$0\" \"$@\"", self.prelude);
+            command.args(["--mount", "sh", "-c", &script, SHIM]);
+            command
+        };
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
             .args(["-namespace", NAMESPACE, "-address"])
             .arg(self.path("d.sock"))
@@ -188,6 +207,37 @@ impl World {
         let address = fs::read_to_string(bundle.join("address")).unwrap();
         assert_eq!(address, result.address);
         Shim::connect(&address, id, bundle).await
+    }
+
+    /// A shim for which this machine has control groups of version 2 alone. False, with a reason,
+    /// where that cannot be.
+    pub(crate) fn unify(&mut self) -> bool {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let unified = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+        let Some(place) = unified.and_then(|line| line.split(' ').nth(1)) else {
+            eprintln!("skipped: no version 2 of control groups is mounted");
+            return false;
+        };
+        if place != "/sys/fs/cgroup" {
+            self.prelude = format!("mount --bind {place} /sys/fs/cgroup");
+        }
+        true
+    }
+
+    /// Kills the shim, as nothing in it could prevent.
+    pub(crate) async fn murder(&self, shim: &Shim) {
+        let process = rustix::process::Pid::from_raw(shim.pid).unwrap();
+        rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+        let stat = PathBuf::from(format!("/proc/{}/stat", shim.pid));
+        eventually("the shim's death", || is_dead(&stat)).await;
+    }
+
+    /// Runs `delete` as a daemon does that finds a dead shim.
+    pub(crate) fn clean_up(&self, bundle: &Path, id: &str) -> DeleteResponse {
+        let action = ["-bundle", bundle.to_str().unwrap(), "delete"];
+        let output = run(self.command(bundle, id, &action), b"");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        DeleteResponse::decode(&*output.stdout).unwrap()
     }
 
     /// Options with a private root of the runtime.
@@ -316,6 +366,13 @@ impl Drop for World {
             }
         }
         for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            // A shim that took the machine for one of version 2 has handed down what there was.
+            if hierarchy.file_name() == "unified" && !self.prelude.is_empty() {
+                for name in ["cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma"] {
+                    let control = hierarchy.path().join("cgroup.subtree_control");
+                    let _ = fs::write(control, format!("-{name}"));
+                }
+            }
             let group = hierarchy.path().join(self.group());
             for below in fs::read_dir(&group).into_iter().flatten().flatten() {
                 let _ = fs::remove_dir(below.path());
@@ -350,6 +407,23 @@ impl Shim {
 
     pub(crate) fn state_request(&self, exec_id: &str) -> StateRequest {
         StateRequest { id: self.id.clone(), exec_id: exec_id.to_owned() }
+    }
+
+    /// Creates and starts the container.
+    pub(crate) async fn run(&self, create: CreateTaskRequest) -> u32 {
+        call!(self, create, create).unwrap();
+        call!(self, start, self.start_request("")).unwrap().pid
+    }
+
+    /// Runs an exec to its end and deletes it; gives its status.
+    pub(crate) async fn exec_to_end(&self, request: ExecProcessRequest) -> u32 {
+        let exec_id = request.exec_id.clone();
+        call!(self, exec, request).unwrap();
+        call!(self, start, self.start_request(&exec_id)).unwrap();
+        let end = call!(self, wait, self.wait_request(&exec_id)).unwrap();
+        let deleted = call!(self, delete, self.delete_request(&exec_id)).unwrap();
+        assert_eq!(deleted.exit_status, end.exit_status);
+        end.exit_status
     }
 
     pub(crate) fn kill_request(&self, signal: u32) -> KillRequest {

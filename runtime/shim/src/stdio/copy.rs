@@ -67,7 +67,17 @@ pub(crate) async fn output(pipe: Source, sink: Sink, activity: Arc<Activity>, op
             let Fifo { reader, writer } = fifo;
             match destination(writer) {
                 Ok(writer) => {
-                    let end = move_bytes(&pipe, &writer, &activity).await;
+                    let end = tokio::select! {
+                        end = move_bytes(&pipe, &writer, &activity) => end,
+                        () = activity.closing() => {
+                            // From here on it counts whether somebody else reads.
+                            drop(reader);
+                            // What is in a fifo stays there for a reader that has it open.
+                            let _ = move_rest(&pipe, &writer, &activity).await;
+                            drop(open);
+                            return;
+                        }
+                    };
                     if let Err(error) = end {
                         tracing::warn!(%error, "error copying output");
                         discard(&pipe).await;
@@ -75,7 +85,10 @@ pub(crate) async fn output(pipe: Source, sink: Sink, activity: Arc<Activity>, op
                     // The process has closed its end, and so does this side.
                     drop(pipe);
                     drop(open);
-                    linger(reader, writer).await;
+                    tokio::select! {
+                        () = linger(reader, writer) => {}
+                        () = activity.closing() => {}
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "error copying output");
@@ -85,7 +98,13 @@ pub(crate) async fn output(pipe: Source, sink: Sink, activity: Arc<Activity>, op
         }
         Sink::Pipe(writer) => {
             let end = match destination(writer) {
-                Ok(writer) => move_bytes(&pipe, &writer, &activity).await,
+                Ok(writer) => tokio::select! {
+                    end = move_bytes(&pipe, &writer, &activity) => end,
+                    () = activity.closing() => {
+                        let _ = move_rest(&pipe, &writer, &activity).await;
+                        return;
+                    }
+                },
                 Err(error) => Err(error),
             };
             if let Err(error) = end {
@@ -96,7 +115,7 @@ pub(crate) async fn output(pipe: Source, sink: Sink, activity: Arc<Activity>, op
         Sink::File(mut file) => {
             let mut buffer = [0; TERMINAL_BUFFER];
             loop {
-                match read(&pipe, &mut buffer).await {
+                match read_or_close(&pipe, &mut buffer, &activity).await {
                     Ok(0) => break,
                     Ok(count) => {
                         if let Err(error) = file.write_all(&buffer[..count]) {
@@ -149,13 +168,24 @@ pub(crate) async fn terminal_output(
     }
     let mut buffer = [0; TERMINAL_BUFFER];
     loop {
-        let count = match read(&terminal, &mut buffer).await {
+        let count = match read_or_close(&terminal, &mut buffer, &activity).await {
             Ok(0) | Err(_) => break,
             Ok(count) => count,
         };
         let written = match (&mut file, &writer) {
             (Some(file), _) => file.write_all(&buffer[..count]),
-            (None, Some(pipe)) => write_all(pipe, &buffer[..count]).await,
+            (None, Some(pipe)) => {
+                let write = write_all(pipe, &buffer[..count]);
+                tokio::pin!(write);
+                tokio::select! {
+                    written = &mut write => written,
+                    () = activity.closing() => {
+                        // From here on it counts whether somebody else reads.
+                        reader = None;
+                        write.await
+                    }
+                }
+            }
             (None, None) => Ok(()),
         };
         if let Err(error) = written {
@@ -167,7 +197,10 @@ pub(crate) async fn terminal_output(
     drop(terminal);
     drop(open);
     if let (Some(reader), Some(writer)) = (reader, writer) {
-        linger(reader, writer).await;
+        tokio::select! {
+            () = linger(reader, writer) => {}
+            () = activity.closing() => {}
+        }
     }
 }
 
@@ -221,12 +254,57 @@ where
     }
 }
 
+/// Moves what is in the pipe now, and then no more: a process in the background may hold its other
+/// end, and write, for ever.
+///
+/// # Errors
+/// The system's; `BrokenPipe` if nobody reads.
+async fn move_rest<I, O>(from: &AsyncFd<I>, to: &AsyncFd<O>, activity: &Activity) -> io::Result<()>
+where
+    I: AsFd + AsRawFd,
+    O: AsFd + AsRawFd,
+{
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    let mut left = usize::try_from(buffered(from.get_ref())).unwrap_or(0);
+    while left > 0 {
+        match splice(from.get_ref(), None, to.get_ref(), None, left.min(SPLICE_SIZE), flags) {
+            Ok(0) => break,
+            Ok(count) => {
+                activity.moved(count);
+                left = left.saturating_sub(count);
+            }
+            Err(Errno::AGAIN) => {
+                let mut output = to.writable().await?;
+                if ready(to.get_ref(), PollFlags::OUT).is_empty() {
+                    output.clear_ready();
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Reads and drops until the end.
 async fn discard(pipe: &Source) {
     let mut buffer = [0; TERMINAL_BUFFER];
     while let Ok(count) = read(pipe, &mut buffer).await
         && count > 0
     {}
+}
+
+/// Reads once; after the copies were told to end, only what is there already.
+async fn read_or_close<T: AsFd + AsRawFd>(
+    from: &AsyncFd<T>,
+    buffer: &mut [u8],
+    activity: &Activity,
+) -> io::Result<usize> {
+    tokio::select! {
+        biased;
+        count = read(from, buffer) => count,
+        () = activity.closing() => Ok(0),
+    }
 }
 
 /// Reads once, as soon as there is something.

@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use base_errors::{Error, Result, ResultExt};
-use runtime_runc::{ExitWatch, Reaper};
+use runtime_runc::ExitWatch;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::copy;
+use super::{Owner, copy};
 
 /// How long a logger may take until it is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,6 +30,14 @@ pub(crate) struct Logger {
     exit: Option<ExitWatch>,
 }
 
+/// What a user asks to be run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Program<'a> {
+    pub(crate) program: &'a str,
+    pub(crate) arguments: &'a [String],
+    pub(crate) environment: &'a [(String, String)],
+}
+
 /// A logger that is ready, and the ends of its pipes.
 #[derive(Debug)]
 pub(crate) struct Started {
@@ -42,13 +50,8 @@ pub(crate) struct Started {
 ///
 /// # Errors
 /// If it cannot be started, ends at once or is not ready in time; then none is left.
-pub(crate) async fn start(
-    program: &str,
-    arguments: &[String],
-    id: &str,
-    namespace: &str,
-    reaper: &Reaper,
-) -> Result<Started> {
+pub(crate) async fn start(program: Program<'_>, owner: &Owner<'_>) -> Result<Started> {
+    let Program { program, arguments, environment } = program;
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
     let (stdout_reader, stdout) = pipe()?;
     let (stderr_reader, stderr) = pipe()?;
@@ -57,14 +60,16 @@ pub(crate) async fn start(
     command
         .args(arguments)
         .env_clear()
-        .env("CONTAINER_ID", id)
-        .env("CONTAINER_NAMESPACE", namespace)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        // Nobody else says for whom it logs.
+        .env("CONTAINER_ID", owner.id)
+        .env("CONTAINER_NAMESPACE", owner.namespace)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let descriptors = vec![(stdout_reader, 3), (stderr_reader, 4), (ready_writer, 5)];
     kernel_process::map_descriptors(&mut command, descriptors)?;
-    let spawned = reaper.spawn(&mut command);
+    let spawned = owner.reaper.spawn(&mut command);
     // The logger alone holds its ends.
     drop(command);
     let (pid, exit) = spawned.context("failed to start binary process")?;

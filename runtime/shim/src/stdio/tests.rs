@@ -12,15 +12,17 @@ use super::*;
 struct Fixture {
     folder: tempfile::TempDir,
     reaper: Reaper,
-    /// The tests of this process each have a reaper, which must leave the others' children alone.
-    _hold: runtime_runc::Hold,
+    /// The tests of this process each have a reaper, and each would collect the others' children.
+    _alone: std::sync::MutexGuard<'static, ()>,
 }
+
+static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 impl Fixture {
     fn new() -> Self {
+        let alone = crate::lock(&ALONE);
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
-        let reaper = Reaper::install().unwrap();
-        Fixture { folder, _hold: reaper.hold(), reaper }
+        Fixture { folder, reaper: Reaper::install().unwrap(), _alone: alone }
     }
 
     fn fifo(&self, name: &str) -> String {
@@ -67,7 +69,7 @@ fn much_output_and_then_the_end_loses_no_byte() {
         let endpoints = Endpoints { stdout: stdout.clone(), ..Endpoints::default() };
         let (ends, running) = fixture.begin(&endpoints).await;
         assert!(ends.stderr.is_none() && ends.stdin.is_none());
-        let bytes = pattern(64 << 20);
+        let bytes = pattern(16 << 20);
         let expected = bytes.clone();
         let writer = std::thread::spawn(move || ends.stdout.unwrap().write_all(&bytes).unwrap());
         let (sender, received) = tokio::sync::oneshot::channel();
@@ -79,7 +81,7 @@ fn much_output_and_then_the_end_loses_no_byte() {
         let all = received.await.unwrap();
         assert!(all == expected, "{} of {} bytes", all.len(), expected.len());
         drain(&running.activity()).await;
-        running.close().await;
+        running.close(&Remainders::default()).await;
         writer.join().unwrap();
         reader.join().unwrap();
     });
@@ -107,7 +109,7 @@ fn a_reader_that_comes_after_the_end_still_reads() {
             }
         }
         assert_eq!(all, b"last words");
-        running.close().await;
+        running.close(&Remainders::default()).await;
     });
 }
 
@@ -157,7 +159,7 @@ fn a_stalled_reader_stops_its_own_stream_alone() {
         });
         assert_eq!(received.await.unwrap(), taken);
         reader.join().unwrap();
-        running.close().await;
+        running.close(&Remainders::default()).await;
     });
 }
 
@@ -195,7 +197,7 @@ fn input_ends_when_both_the_client_and_the_shim_have_closed_it() {
         }
         running.close_stdin();
         read(b"").await;
-        running.close().await;
+        running.close(&Remainders::default()).await;
     });
 }
 
@@ -212,7 +214,7 @@ fn a_file_gets_both_streams_and_keeps_what_it_has() {
         ends.stdout.unwrap().write_all(b"out\n").unwrap();
         drop(ends.stderr);
         drain(&running.activity()).await;
-        running.close().await;
+        running.close(&Remainders::default()).await;
         assert_eq!(std::fs::read_to_string(path).unwrap(), "before\nout\n");
     });
 }
@@ -236,7 +238,7 @@ fn a_logger_reads_both_streams_to_their_end() {
         let (ends, running) = fixture.begin(&endpoints).await;
         ends.stdout.unwrap().write_all(b"out\n").unwrap();
         ends.stderr.unwrap().write_all(b"err\n").unwrap();
-        running.close().await;
+        running.close(&Remainders::default()).await;
         let expected = format!("c n path {}\nout\nerr\n", log.display());
         assert_eq!(std::fs::read_to_string(log).unwrap(), expected);
     });

@@ -15,8 +15,13 @@ pub(crate) enum Target {
         program: String,
         /// Its arguments: each key of the query, followed by its value.
         arguments: Vec<String>,
+        /// What its environment has beside the ids: keys of the query that begin with `env.`.
+        environment: Vec<(String, String)>,
     },
 }
+
+/// Keys of the query with this beginning are variables.
+const VARIABLE: &str = "env.";
 
 impl Target {
     /// Parses a path or `fifo://`, `file://`, `binary://`.
@@ -42,7 +47,8 @@ impl Target {
         match scheme {
             "fifo" => Ok(Target::Path(path)),
             "file" => Ok(Target::File(path)),
-            "binary" => {
+            "binary" | "binary-v2" => {
+                let mut environment = Vec::new();
                 let mut keys: Vec<String> = Vec::new();
                 let mut arguments = Vec::new();
                 for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -50,12 +56,16 @@ impl Target {
                     let key = unescape(key, true).ok_or_else(unable)?;
                     let value = unescape(value, true).ok_or_else(unable)?;
                     // COMPAT: of a key that comes twice, containerd gives the first value.
-                    if !keys.contains(&key) {
-                        arguments.extend([key.clone(), value]);
-                        keys.push(key);
+                    if keys.contains(&key) {
+                        continue;
                     }
+                    match key.strip_prefix(VARIABLE) {
+                        Some(name) => environment.push((name.to_owned(), value)),
+                        None => arguments.extend([key.clone(), value]),
+                    }
+                    keys.push(key);
                 }
-                Ok(Target::Binary { program: path, arguments })
+                Ok(Target::Binary { program: path, arguments, environment })
             }
             _ => Err(Error::unknown(format!("unknown STDIO scheme {scheme}"))),
         }
@@ -89,10 +99,11 @@ mod tests {
         assert_eq!(Target::parse("fifo:///run/f").unwrap(), Target::Path("/run/f".to_owned()));
         assert_eq!(Target::parse("file:///a%20b").unwrap(), Target::File("/a b".to_owned()));
         assert_eq!(
-            Target::parse("binary:///bin/l?id=a%26b&flag&x=1+2&id=z").unwrap(),
+            Target::parse("binary:///bin/l?id=a%26b&flag&x=1+2&id=z&env.A=b").unwrap(),
             Target::Binary {
                 program: "/bin/l".to_owned(),
                 arguments: ["id", "a&b", "flag", "", "x", "1 2"].map(str::to_owned).to_vec(),
+                environment: vec![("A".to_owned(), "b".to_owned())],
             }
         );
         let error = Target::parse("http://x/y").unwrap_err();

@@ -1,0 +1,120 @@
+//! Twenty thousand execs through one shim, which has to remember none of them.
+//!
+//! A runtime that is a few lines of shell does as little as a runtime can, so that the shim's work
+//! is what is measured; `IRONHULL_EXECS_RUNTIME` names another one, and `IRONHULL_EXECS` another
+//! number.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::world::{World, call};
+
+/// Execs that are measured.
+const EXECS: usize = 20_000;
+
+/// Execs before the first look: buffers and tables have their size by then.
+const WARM_UP: usize = 1_000;
+
+/// Execs at once.
+const WORKERS: usize = 8;
+
+/// What may be left of one exec: nothing. A page or two come and go with the moment of the look.
+const SLACK: u64 = 64 << 10;
+
+/// `create`, `exec`, `kill` and `delete` by the words that runc has for them.
+const RUNTIME: &str = r#"#!/bin/busybox sh
+pid_file=; command=; last=
+while [ $# -gt 0 ]; do
+  case $1 in
+    create|start|exec|kill|delete) command=$1;;
+    --pid-file) shift; pid_file=$1;;
+    --root|--log|--log-format|--bundle|--process|--console-socket) shift;;
+    --*) ;;
+    *) before=$last; last=$1;;
+  esac
+  shift
+done
+case $command in
+  create) sleep 100000 & echo $! >$pid_file; echo $! >"${0%/*}/init";;
+  exec) (exit 7) & echo $! >$pid_file;;
+  kill) read pid <"${0%/*}/init"; kill -$last $pid;;
+esac
+"#;
+
+/// The private and changed memory of a process, in bytes.
+fn private_dirty(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Private_Dirty:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test]
+async fn twenty_thousand_execs_leave_no_memory() {
+    let world = World::new().await;
+    let bundle = world.bundle("one", &["sleep", "100000"]);
+    let shim = Arc::new(world.start(&bundle, "one").await);
+    let mut create = world.create(&shim);
+    let real = std::env::var("IRONHULL_EXECS_RUNTIME").ok();
+    let status = match &real {
+        Some(runtime) => {
+            create.options = Some(world.options(runtime));
+            0
+        }
+        None => {
+            let path = world.path("runtime");
+            fs::write(&path, RUNTIME).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            create.options = Some(world.options(path.to_str().unwrap()));
+            7
+        }
+    };
+    shim.run(create).await;
+    let number = std::env::var("IRONHULL_EXECS").ok().and_then(|text| text.parse().ok());
+    let number = number.unwrap_or(EXECS);
+    many(&shim, 0, WARM_UP.min(number), status).await;
+    let before = private_dirty(shim.pid);
+    let begin = std::time::Instant::now();
+    many(&shim, WARM_UP, number, status).await;
+    let after = private_dirty(shim.pid);
+    println!(
+        "{number} execs in {:?}: {} kB private before, {} kB after",
+        begin.elapsed(),
+        before >> 10,
+        after >> 10
+    );
+    assert!(after <= before + SLACK, "{before} bytes before, {after} after {number} execs");
+    let exits = world.exits().len();
+    crate::world::eventually("all exits", || world.exits().len() >= number).await;
+    assert!(exits <= number + WARM_UP);
+    let shim = Arc::into_inner(shim).unwrap();
+    shim.remove().await;
+    world.end(shim).await;
+}
+
+/// Runs so many execs, some at once, each to its end.
+async fn many(shim: &Arc<crate::world::Shim>, first: usize, count: usize, status: u32) {
+    let next = Arc::new(AtomicUsize::new(first));
+    let workers = (0..WORKERS).map(|_| {
+        let (shim, next) = (Arc::clone(shim), Arc::clone(&next));
+        tokio::spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= first + count {
+                    return;
+                }
+                let request = shim.exec_request(&format!("x{number}"), &["true"]);
+                call!(shim, exec, request).unwrap();
+                let exec_id = format!("x{number}");
+                call!(shim, start, shim.start_request(&exec_id)).unwrap();
+                let end = call!(shim, wait, shim.wait_request(&exec_id)).unwrap();
+                assert_eq!(end.exit_status, status);
+                call!(shim, delete, shim.delete_request(&exec_id)).unwrap();
+            }
+        })
+    });
+    for worker in workers.collect::<Vec<_>>() {
+        worker.await.unwrap();
+    }
+}
