@@ -1,5 +1,7 @@
 //! Containers: a record, a snapshot of an image, a spec.
 
+mod checkpoint;
+mod remap;
 mod rootfs;
 mod unpack;
 
@@ -14,6 +16,9 @@ use api_grpc::snapshots::{MountsRequest, PrepareSnapshotRequest, RemoveSnapshotR
 use api_shim::Any;
 use api_shim::types::Mount;
 use base_errors::Result;
+
+pub use checkpoint::{Checkpoint, Parts};
+pub use remap::IdMap;
 
 use crate::image::Resolved;
 use crate::{Client, DEFAULT_SNAPSHOTTER, body, missing};
@@ -37,6 +42,8 @@ pub struct NewContainer<'a> {
     pub snapshotter: &'a str,
     /// Labels of the snapshot.
     pub snapshot_labels: BTreeMap<String, String>,
+    /// Gives the files of the root file system to other ids, for a user namespace.
+    pub owners: Option<IdMap>,
     /// Labels of the container.
     pub labels: BTreeMap<String, String>,
     /// Its runtime.
@@ -121,7 +128,8 @@ impl Client {
         let made = async {
             let leased = lease.client()?;
             let labels = new.snapshot_labels;
-            let mounts = leased.prepare_rootfs(snapshotter, id, resolved, labels).await?;
+            let mounts =
+                leased.prepare_rootfs(snapshotter, id, resolved, labels, new.owners).await?;
             let created = async {
                 let rootfs = rootfs::Rootfs::of(&mounts)?;
                 record.spec = Some(spec(Some(rootfs.path()))?);
@@ -155,11 +163,19 @@ impl Client {
         key: &str,
         image: &Resolved,
         labels: BTreeMap<String, String>,
+        owners: Option<IdMap>,
     ) -> Result<Vec<Mount>> {
+        let mut parent = image.chain_id();
+        if let Some(owners) = owners {
+            if !self.snapshot_exists(snapshotter, &parent).await? {
+                self.unpack(image, snapshotter).await?;
+            }
+            parent = self.remapped(snapshotter, &parent, &owners).await?;
+        }
         let request = PrepareSnapshotRequest {
             snapshotter: snapshotter.to_owned(),
             key: key.to_owned(),
-            parent: image.chain_id(),
+            parent,
             labels,
         };
         match body(self.snapshots().prepare(request.clone()).await) {

@@ -6,7 +6,7 @@ use api_grpc::tasks::{
     PauseTaskRequest, ResizePtyRequest, ResumeTaskRequest, StartRequest, WaitRequest,
 };
 use api_shim::process::{Process as State, Status};
-use api_shim::types::{Metric, Mount};
+use api_shim::types::{Descriptor, Metric, Mount};
 use api_shim::{Any, typeurl};
 use base_errors::{Error, Result};
 use prost_types::Timestamp;
@@ -23,6 +23,8 @@ pub struct NewTask {
     pub stdio: Stdio,
     /// Options of the runtime, in place of the container's.
     pub options: Option<Any>,
+    /// The checkpoint that it goes on from, if it is not a new one.
+    pub checkpoint: Option<Descriptor>,
 }
 
 /// How a process ended.
@@ -61,6 +63,7 @@ impl Client {
             stderr: fifos.stderr,
             terminal: fifos.terminal,
             options: new.options,
+            checkpoint: new.checkpoint,
             ..CreateTaskRequest::default()
         };
         match body(self.tasks().create(request).await) {

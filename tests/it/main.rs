@@ -1,6 +1,8 @@
 //! Suites with real clients, real daemons and real shims.
 
 mod bad_input;
+mod cgroup_v2;
+mod checkpoint;
 mod compare;
 mod crash;
 mod cross;
@@ -8,6 +10,7 @@ mod ctr;
 mod listeners;
 mod process;
 mod swap;
+mod userns;
 
 use e2e::Maker;
 

@@ -96,6 +96,16 @@ impl Maker {
     }
 }
 
+/// CRIU of Debian forky, if it could be fetched.
+///
+/// # Errors
+///
+/// Our own program has no folder.
+pub fn criu() -> Result<Option<PathBuf>> {
+    let path = folder(PEERS, Path::new("../peers"))?.join("criu/bin/criu");
+    Ok(path.is_file().then_some(path))
+}
+
 /// The folder that `variable` names, or the one at `place` relative to where cargo builds to.
 fn folder(variable: &str, place: &Path) -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os(variable) {

@@ -3,12 +3,15 @@
 
 mod bench;
 mod build;
+mod closure;
 mod command;
+mod criu;
 mod demo;
 mod host;
 mod install;
 mod peers;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -34,6 +37,8 @@ enum Task {
     Install(install::Options),
     /// Fetch the programs of other makers that tests and benches run against.
     Peers,
+    /// Run a command on a machine with version 2 of control groups and systemd.
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +48,10 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Install(options) => install::run(&options),
         Task::Peers => peers::fetch().map(|peers| println!("{}", peers.display())),
+        Task::Vm(options) => match vm::run(&options) {
+            Ok(status) => return ExitCode::from(status),
+            Err(error) => Err(error),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,7 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::command::{output, run, say, target_dir};
-use crate::host;
+use crate::{criu, host};
 
 /// The variable that tells tests where the peers are.
 pub const VARIABLE: &str = "IRONHULL_PEERS";
@@ -31,6 +31,7 @@ pub fn fetch() -> Result<PathBuf> {
         say("fetching containerd 2.1 of Debian forky, as a peer of the tests (not installed)");
         forky(&peers.join("forky")).context("containerd of Debian forky")?;
     }
+    criu::fetch(&peers);
     Ok(peers)
 }
 
@@ -71,13 +72,13 @@ fn forky(folder: &Path) -> Result<()> {
 }
 
 /// Package lists of one Debian suite, beside the machine's own.
-struct Suite {
+pub struct Suite {
     folder: PathBuf,
 }
 
 impl Suite {
     /// Reads the lists of `name` from the mirror that the machine uses.
-    fn new(name: &str, folder: &Path) -> Result<Suite> {
+    pub fn new(name: &str, folder: &Path) -> Result<Suite> {
         for part in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(part))?;
         }
@@ -91,7 +92,8 @@ impl Suite {
         Ok(suite)
     }
 
-    fn apt_get(&self) -> Command {
+    /// The package manager with these lists.
+    pub fn apt_get(&self) -> Command {
         let mut command = host::apt_get();
         command.current_dir(&self.folder);
         let option = |key: &str, value: String| format!("{key}={value}");

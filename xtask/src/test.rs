@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::build::{self, Profile};
 use crate::command::{self, cargo, say};
-use crate::{demo, host, peers};
+use crate::{demo, host, peers, vm};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -25,13 +25,17 @@ fn tests(options: &Options) -> Result<()> {
         demo::show(&binaries)?;
     }
     let mut command = cargo();
-    command.arg("test").env(build::VARIABLE, binaries).env(peers::VARIABLE, peers);
+    command.arg("test").env(build::VARIABLE, &binaries).env(peers::VARIABLE, &peers);
     if options.arguments.is_empty() {
         command.args(["--workspace", "--no-fail-fast"]);
     } else {
         command.args(&options.arguments);
     }
-    command::run(&mut command)
+    command::run(&mut command)?;
+    if options.arguments.is_empty() {
+        vm::tests(&binaries, &peers)?;
+    }
+    Ok(())
 }
 
 /// Sets up, checks, tests.

@@ -11,7 +11,7 @@ use api_grpc::containers::Container;
 use api_shim::types::Mount;
 use base_errors::{Error, Result};
 use client::Client;
-use client::container::{NewContainer, image_labels};
+use client::container::{IdMap, NewContainer, image_labels};
 use client::image::{Platform, Resolved};
 use runtime_spec::ImageConfig;
 
@@ -172,6 +172,21 @@ pub(crate) struct CpuFlags {
     /// container-gid:host-gid:length
     #[arg(long, value_name = "container-gid:host-gid:length")]
     gidmap: Vec<String>,
+    /// Provide the user namespace ID remapping to the snapshotter via label options; requires
+    /// snapshotter support
+    #[arg(long)]
+    remap_labels: bool,
+}
+
+impl CpuFlags {
+    /// The ids of a user namespace; none without both of its flags.
+    fn id_map(&self) -> Result<Option<IdMap>> {
+        if self.uidmap.is_empty() || self.gidmap.is_empty() {
+            return Ok(None);
+        }
+        let (users, groups) = (spec::mappings(&self.uidmap)?, spec::mappings(&self.gidmap)?);
+        Ok(Some(IdMap { users, groups }))
+    }
 }
 
 /// The words of the command line by their meaning.
@@ -221,11 +236,19 @@ impl ContainerFlags {
             labels = image_labels(&config.labels, &record, &config.stop_signal, labels);
             (image, found) = (Some(resolved), Some(config));
         }
+        let mut snapshot_labels = format::parse_labels(&self.snapshotter_label);
+        let mut owners = cpu.map(CpuFlags::id_map).transpose()?.flatten();
+        if cpu.is_some_and(|cpu| cpu.remap_labels)
+            && let Some(map) = owners.take()
+        {
+            snapshot_labels.extend(map.labels());
+        }
         let new = NewContainer {
             id: words.id,
             image: image.as_ref().map(|image| (words.reference, image)),
             snapshotter: &self.snapshotter,
-            snapshot_labels: format::parse_labels(&self.snapshotter_label),
+            snapshot_labels,
+            owners,
             labels,
             runtime: &self.runtime,
             runtime_options: self.runtime_options()?,

@@ -14,7 +14,8 @@ pub(crate) use json::{indented, print_indented};
 pub(crate) use size::{bytes, human_size};
 pub(crate) use tab_writer::TabWriter;
 pub(crate) use time::{
-    go_time, human_duration, local_seconds, parse_duration, rfc3339, rfc3339_seconds, since,
+    checkpoint_time, go_time, human_duration, local_seconds, parse_duration, rfc3339,
+    rfc3339_seconds, since,
 };
 pub(crate) use wire::{any_json, base64};
 

@@ -49,7 +49,7 @@ impl Rootfs {
     }
 }
 
-fn mount_of(mount: &types::Mount) -> Mount {
+pub(super) fn mount_of(mount: &types::Mount) -> Mount {
     Mount {
         kind: mount.r#type.clone(),
         source: mount.source.clone(),

@@ -22,7 +22,7 @@ impl Client {
         self.snapshot_exists(snapshotter, &image.chain_id()).await
     }
 
-    async fn snapshot_exists(&self, snapshotter: &str, key: &str) -> Result<bool> {
+    pub(super) async fn snapshot_exists(&self, snapshotter: &str, key: &str) -> Result<bool> {
         let request =
             StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
         match body(self.snapshots().stat(request).await) {

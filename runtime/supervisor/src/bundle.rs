@@ -138,6 +138,16 @@ impl Bundle {
         Ok(())
     }
 
+    /// The folder that a task is restored from.
+    pub(crate) fn restored_from(&self) -> PathBuf {
+        self.work.join("restore")
+    }
+
+    /// A folder for one checkpoint of the task.
+    pub(crate) fn checkpoint(&self, name: &str) -> PathBuf {
+        self.work.join(format!("checkpoint-{name}"))
+    }
+
     /// Where the shim logs.
     pub(crate) fn log(&self) -> PathBuf {
         self.path.join("log")

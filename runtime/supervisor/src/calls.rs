@@ -82,6 +82,10 @@ impl Supervisor {
         let request = StartRequest { id: id.to_owned(), exec_id: exec_id.to_owned() };
         let limit = Some(self.inner.config.timeouts.long_call);
         let started: StartResponse = self.call("start", "Start", &task, &request, limit).await?;
+        if exec_id.is_empty() {
+            task.set_pid(started.pid);
+            self.inner.forget_checkpoint(&task);
+        }
         Ok(started.pid)
     }
 

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use crate::adopt::Contact;
 use crate::bootstrap::Bootstrap;
 use crate::bundle::Bundle;
+use crate::checkpoint::Unpack;
 use crate::connection::{CallError, Connection};
 use crate::operation::OperationGuard;
 use crate::resolve::shim_program;
@@ -52,6 +53,8 @@ pub struct CreateTask {
     pub terminal: bool,
     /// Folder of a checkpoint to restore from, empty for none.
     pub checkpoint: String,
+    /// Makes such a folder for the time until the task runs, in place of `checkpoint`.
+    pub unpack: Option<Unpack>,
     /// Options of the task; those of the runtime if there are none.
     pub options: Option<Any>,
     /// Program of the shim, in place of the runtime's name; empty for none.
@@ -168,6 +171,20 @@ impl Inner {
         let bundle = Bundle::new(&self.config, namespace, &request.id);
         self.make_bundle(&bundle, request.spec.clone()).await?;
 
+        let checkpoint = match &request.unpack {
+            None => request.checkpoint.clone(),
+            Some(unpack) => {
+                operation.phase("unpacking the checkpoint");
+                match self.unpack_checkpoint(&bundle, unpack).await {
+                    Ok(folder) => folder,
+                    Err(error) => {
+                        self.remove_bundle(&bundle).await;
+                        return Err(error);
+                    }
+                }
+            }
+        };
+
         operation.phase("starting the shim");
         let launched = match self.launch(&bundle, request).await {
             Ok(launched) => launched,
@@ -192,7 +209,7 @@ impl Inner {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
-            checkpoint: request.checkpoint.clone(),
+            checkpoint,
             parent_checkpoint: String::new(),
             options,
         };

@@ -19,6 +19,7 @@ mod adopt;
 mod bootstrap;
 mod bundle;
 mod calls;
+mod checkpoint;
 mod config;
 mod connection;
 mod create;
@@ -36,6 +37,7 @@ mod task;
 
 pub use adopt::Adoption;
 pub use calls::ExecTask;
+pub use checkpoint::Unpack;
 pub use config::{Config, RUNTIME_PLUGIN, Timeouts};
 pub use create::CreateTask;
 pub use error::{BundleError, ShimError, TaskError};

@@ -95,6 +95,11 @@ impl Task {
         self.pid.load(Ordering::Relaxed)
     }
 
+    /// Records the pid of an init process that came with the start: that of a restored task.
+    pub(crate) fn set_pid(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
     fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }

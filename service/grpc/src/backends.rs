@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base_errors::{Error, Result};
+use base_errors::{Class, Error, Result};
+use base_ident::Descriptor;
+use kernel_mount::Mount;
 use store_content::{NamespacedContent, NamespacedStore};
-use store_diff::Differ;
+use store_diff::{ApplyOptions, CompareOptions, Differ};
 use store_metadata::{Metadata, Scope};
 use store_snapshot::{NamespacedSnapshots, NamespacedSnapshotter};
 
@@ -66,6 +68,54 @@ pub struct Backends {
     pub differs: Vec<Arc<dyn Differ>>,
     /// Collects garbage on demand.
     pub collector: Arc<dyn Collector>,
+}
+
+impl Backends {
+    /// Applies `layer` to the tree of `mounts`. Differs are tried in order until one does not answer
+    /// NotImplemented.
+    ///
+    /// # Errors
+    /// Those of the differ.
+    pub async fn apply(
+        &self,
+        scope: &Scope,
+        layer: &Descriptor,
+        mounts: &[Mount],
+        options: ApplyOptions,
+    ) -> Result<Descriptor> {
+        let content = self.content(scope);
+        let mut last = Error::not_implemented("no differ is loaded");
+        for differ in &self.differs {
+            match differ.apply(&content, layer, mounts, options.clone()).await {
+                Err(error) if error.class() == Class::NotImplemented => last = error,
+                outcome => return outcome,
+            }
+        }
+        Err(last)
+    }
+
+    /// Writes what the tree of `upper` has changed against `lower` into the content store. Differs
+    /// are tried as by [`Backends::apply`].
+    ///
+    /// # Errors
+    /// Those of the differ.
+    pub async fn compare(
+        &self,
+        scope: &Scope,
+        lower: &[Mount],
+        upper: &[Mount],
+        options: CompareOptions,
+    ) -> Result<Descriptor> {
+        let content = self.content(scope);
+        let mut last = Error::not_implemented("no differ is loaded");
+        for differ in &self.differs {
+            match differ.compare(&content, lower, upper, options.clone()).await {
+                Err(error) if error.class() == Class::NotImplemented => last = error,
+                outcome => return outcome,
+            }
+        }
+        Err(last)
+    }
 }
 
 impl std::ops::Deref for Backends {

@@ -1,5 +1,9 @@
 //! `containerd.services.tasks.v1`.
 
+mod checkpoint;
+
+use std::path::PathBuf;
+
 use api_grpc::tasks::tasks_server::Tasks;
 use api_grpc::tasks::{
     CheckpointTaskRequest, CheckpointTaskResponse, CloseIoRequest, CreateTaskRequest,
@@ -9,15 +13,13 @@ use api_grpc::tasks::{
     ResizePtyRequest, ResumeTaskRequest, StartRequest, StartResponse, UpdateTaskRequest,
     WaitRequest, WaitResponse,
 };
-use api_shim::{linux_runc, runc, typeurl};
 use base_errors::Error;
 use base_ident::Namespace;
-use prost_types::Any;
 use runtime_supervisor::{CreateTask, ExecTask, Exit, Runtime, Supervisor};
 use tonic::{Request, Response, Status};
 
 use crate::Backends;
-use crate::convert::status;
+use crate::convert::{descriptor, status};
 use crate::request::scope;
 
 /// Running containers.
@@ -52,36 +54,31 @@ fn deleted(exit: Exit) -> DeleteResponse {
     }
 }
 
-/// The folder that a client wants the checkpoint in, if it named one.
-fn image_path(options: Option<&Any>) -> String {
-    let Some(options) = options else { return String::new() };
-    if let Ok(options) = typeurl::decode::<runc::CheckpointOptions>(options) {
-        return options.image_path;
-    }
-    // Options of 1.0 have no such field; they are named here so that they are not taken for a fault.
-    let _ = typeurl::is::<linux_runc::CheckpointOptions>(options);
-    String::new()
-}
-
 #[tonic::async_trait]
 impl Tasks for TasksService {
     async fn create(
         &self,
         request: Request<CreateTaskRequest>,
     ) -> Result<Response<CreateTaskResponse>, Status> {
-        let namespace = scope(&request)?.namespace;
+        let scope = scope(&request)?;
+        let namespace = scope.namespace.clone();
         let request = request.into_inner();
         let container = self
             .backends
             .metadata
             .view(|tx| Ok(tx.container(&namespace, &request.container_id)?))
             .map_err(status)?;
-        if request.checkpoint.is_some() {
-            return Err(status(
-                Error::not_implemented("create a task from a checkpoint image")
-                    .with_hint("start the container anew"),
-            ));
-        }
+        let from = request.checkpoint;
+        let path = checkpoint::restore_path(request.options.as_ref(), from.as_ref());
+        let path = path.map_err(status)?;
+        let unpack = match from {
+            Some(image) if path.is_empty() => {
+                let image = descriptor(image)?;
+                let unpack = checkpoint::unpack(&self.backends, scope, image).await;
+                Some(unpack.map_err(status)?)
+            }
+            _ => None,
+        };
         let task = CreateTask {
             id: container.id.clone(),
             spec: container.spec,
@@ -92,7 +89,8 @@ impl Tasks for TasksService {
             stdout: request.stdout,
             stderr: request.stderr,
             terminal: request.terminal,
-            checkpoint: String::new(),
+            checkpoint: path,
+            unpack,
             options: request.options,
             runtime_path: request.runtime_path,
             task_api_address: request.task_api_address,
@@ -260,21 +258,28 @@ impl Tasks for TasksService {
         &self,
         request: Request<CheckpointTaskRequest>,
     ) -> Result<Response<CheckpointTaskResponse>, Status> {
-        let namespace = scope(&request)?.namespace;
+        let scope = scope(&request)?;
+        let namespace = &scope.namespace;
         let request = request.into_inner();
         let id = &request.container_id;
-        let path = image_path(request.options.as_ref());
-        if path.is_empty() {
-            return Err(status(
-                Error::not_implemented("checkpoint a task into the content store")
-                    .with_hint("name a folder: ctr tasks checkpoint --image-path"),
-            ));
+        let container =
+            self.backends.metadata.view(|tx| Ok(tx.container(namespace, id)?)).map_err(status)?;
+        let path = checkpoint::image_path(&container.runtime.name, request.options.as_ref());
+        let path = path.map_err(status)?;
+        if !path.is_empty() {
+            let written = self.supervisor.checkpoint(namespace, id, &path, request.options).await;
+            written.map_err(|error| self.missing(namespace, id, error))?;
+            return Ok(Response::new(CheckpointTaskResponse::default()));
         }
-        self.supervisor
-            .checkpoint(&namespace, id, &path, request.options)
+        let store = async |folder: PathBuf| {
+            checkpoint::store(&self.backends, &scope, &folder, container.spec.as_ref()).await
+        };
+        let descriptors = self
+            .supervisor
+            .checkpoint_with(namespace, id, request.options, store)
             .await
-            .map_err(|error| self.missing(&namespace, id, error))?;
-        Ok(Response::new(CheckpointTaskResponse::default()))
+            .map_err(|error| self.missing(namespace, id, error))?;
+        Ok(Response::new(CheckpointTaskResponse { descriptors }))
     }
 
     async fn update(&self, request: Request<UpdateTaskRequest>) -> Result<Response<()>, Status> {

@@ -1,5 +1,7 @@
 //! `containers`.
 
+mod checkpoint;
+
 use std::collections::BTreeMap;
 
 use api_grpc::containers::{Container, ListContainersRequest, UpdateContainerRequest};
@@ -47,6 +49,10 @@ pub(crate) enum Command {
         /// Container
         id: Option<String>,
     },
+    /// Checkpoint a container
+    Checkpoint(checkpoint::Checkpoint),
+    /// Restore a container from checkpoint
+    Restore(checkpoint::Restore),
     /// Set and clear labels for a container
     Label {
         /// Container, then labels `key=value`; without a value the label is cleared
@@ -71,6 +77,8 @@ impl Command {
             Command::List { quiet, filters } => list(connection, quiet, filters).await,
             Command::Delete { keep_snapshot, ids } => delete(connection, keep_snapshot, ids).await,
             Command::Info { spec, id } => info(connection, spec, id).await,
+            Command::Checkpoint(checkpoint) => checkpoint.run(connection).await,
+            Command::Restore(restore) => restore.run(connection).await,
             Command::Label { words } => label(connection, &words).await,
         }
     }

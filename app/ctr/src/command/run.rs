@@ -66,7 +66,7 @@ impl Run {
         };
         let connected = self.streams.connect(tty, self.null_io)?;
         let options = self.flags.task_options()?;
-        let new = NewTask { rootfs, stdio: connected.stdio, options };
+        let new = NewTask { rootfs, stdio: connected.stdio, options, checkpoint: None };
         let mut process = client.create_task(id, new).await?;
         let started = async {
             write_pid_file(self.flags.pid_file.as_ref(), process.pid())?;

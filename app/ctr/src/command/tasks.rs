@@ -1,5 +1,6 @@
 //! `tasks`.
 
+mod checkpoint;
 mod exec;
 mod metrics;
 mod start;
@@ -33,6 +34,8 @@ pub(crate) enum Command {
         /// Container
         id: Option<String>,
     },
+    /// Checkpoint a container
+    Checkpoint(checkpoint::Checkpoint),
     /// Delete one or more tasks
     #[command(visible_aliases = ["del", "remove", "rm"])]
     Delete {
@@ -100,6 +103,7 @@ impl Command {
     pub(crate) async fn run(self, connection: &Connection) -> Outcome {
         match self {
             Command::Attach { id } => attach(connection, id).await,
+            Command::Checkpoint(checkpoint) => checkpoint.run(connection).await,
             Command::Delete { force, exec_id, ids } => {
                 delete(connection, force, exec_id, ids).await
             }

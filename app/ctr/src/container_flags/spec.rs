@@ -185,10 +185,8 @@ impl ContainerFlags {
             }
             builder = builder.namespace(kind, path)?;
         }
-        if let Some(cpu) = cpu
-            && !(cpu.uidmap.is_empty() && cpu.gidmap.is_empty())
-        {
-            builder = builder.user_namespace(mappings(&cpu.uidmap)?, mappings(&cpu.gidmap)?);
+        if let Some(map) = cpu.map(CpuFlags::id_map).transpose()?.flatten() {
+            builder = builder.user_namespace(map.users, map.groups);
         }
         if self.allow_new_privs {
             builder = builder.no_new_privileges(false);
@@ -233,7 +231,7 @@ fn quota(cpus: f64) -> i64 {
     (cpus * 100_000.0) as i64
 }
 
-fn mappings(texts: &[String]) -> Result<Vec<IdMapping>> {
+pub(super) fn mappings(texts: &[String]) -> Result<Vec<IdMapping>> {
     let parse = |text: &String| {
         let parts: Vec<_> = text.split(':').map(str::parse).collect();
         match parts[..] {

@@ -43,6 +43,14 @@ pub(crate) fn go_time(time: Option<&Timestamp>) -> String {
     format!("{text} +0000 UTC")
 }
 
+/// The time now for the name of a checkpoint: `11-22-2026-00:28:30`, of this machine.
+pub(crate) fn checkpoint_time() -> String {
+    let now = OffsetDateTime::now_utc();
+    let now = now.to_offset(UtcOffset::local_offset_at(now).unwrap_or(UtcOffset::UTC));
+    let (month, (hour, minute, second)) = (u8::from(now.month()), now.to_hms());
+    format!("{month:02}-{:02}-{:04}-{hour:02}:{minute:02}:{second:02}", now.day(), now.year())
+}
+
 /// How long ago it was.
 pub(crate) fn since(time: Option<&Timestamp>) -> Duration {
     let then = SystemTime::from(date_time(&time.cloned().unwrap_or_default()));

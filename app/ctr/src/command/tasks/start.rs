@@ -47,7 +47,7 @@ impl Start {
             options = Some(typeurl::encode(&runc::Options { no_pivot_root: true, ..known }));
         }
         let rootfs = client.rootfs_mounts(&container).await?;
-        let new = NewTask { rootfs, stdio: connected.stdio, options };
+        let new = NewTask { rootfs, stdio: connected.stdio, options, checkpoint: None };
         let mut process = client.create_task(id, new).await?;
         write_pid_file(self.pid_file.as_ref(), process.pid())?;
         tell_size(&process, connected.terminal.as_deref()).await;
