@@ -1,6 +1,8 @@
 //! Publishing, forwarding and subscribing.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use base_ident::Namespace;
 use base_ident::filter::Filter;
@@ -12,6 +14,11 @@ use crate::{Envelope, EventError, Topic};
 
 /// The most subscribers at once: each costs a queue and a share of every publication.
 const MAX_SUBSCRIBERS: usize = 4096;
+/// The most events that are kept for those who come back: two for each of some thousand tasks.
+const MAX_KEPT: usize = 8192;
+/// How long one of them is kept. Clients of gRPC try again after a few seconds at most, and then
+/// some of them ask whether the daemon serves before they subscribe.
+pub const KEPT_FOR: Duration = Duration::from_secs(30);
 
 /// Where events come in and go out. Cheap to clone; all clones are one exchange.
 #[derive(Clone, Default)]
@@ -23,6 +30,8 @@ pub struct Exchange {
 #[derive(Default)]
 pub(crate) struct Registry {
     queues: RwLock<Vec<Arc<Queue>>>,
+    /// Events for subscribers to come, with the end of their time. Locked below `queues`.
+    kept: Mutex<VecDeque<(Instant, Arc<Envelope>)>>,
 }
 
 impl Registry {
@@ -65,23 +74,53 @@ impl Exchange {
         topic: &str,
         event: Any,
     ) -> Result<(), EventError> {
-        let namespace = Namespace::new(namespace).map_err(EventError::Namespace)?;
-        let topic = Topic::new(topic)?;
-        let timestamp = timestamp.ok_or(EventError::TimestampMissing)?;
-        self.send(Envelope::new(timestamp, namespace, topic, event));
+        self.send(forwarded(timestamp, namespace, topic, event)?);
+        Ok(())
+    }
+
+    /// As [`forward`](Self::forward), and whoever subscribes in the next [`KEPT_FOR`] gets it.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_to_returning(
+        &self,
+        timestamp: Option<Timestamp>,
+        namespace: &str,
+        topic: &str,
+        event: Any,
+    ) -> Result<(), EventError> {
+        self.send_to_returning(forwarded(timestamp, namespace, topic, event)?);
         Ok(())
     }
 
     /// Passes on a complete event. Never waits.
     pub fn send(&self, event: Envelope) {
-        let event = Arc::new(event);
+        self.deliver(&Arc::new(event), None);
+    }
+
+    /// As [`send`](Self::send), and whoever subscribes in the next [`KEPT_FOR`] gets it as well.
+    ///
+    /// For what became known while clients of an earlier daemon were on their way back to this one.
+    pub fn send_to_returning(&self, event: Envelope) {
+        self.deliver(&Arc::new(event), Some(Instant::now() + KEPT_FOR));
+    }
+
+    fn deliver(&self, event: &Arc<Envelope>, until: Option<Instant>) {
         let queues = self.registry.queues.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(until) = until {
+            let mut kept = self.registry.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() >= MAX_KEPT {
+                kept.pop_front();
+            }
+            kept.push_back((until, Arc::clone(event)));
+        }
         for queue in queues.iter() {
-            queue.offer(&event);
+            queue.offer(event);
         }
     }
 
     /// Subscribes to all events from now on that match any of `filters`; to all if there is none.
+    /// Events that are kept come first.
     ///
     /// # Errors
     /// [`EventError::Filters`] if a filter does not parse, [`EventError::Subscribers`] if there are
@@ -93,10 +132,30 @@ impl Exchange {
         if queues.len() >= MAX_SUBSCRIBERS {
             return Err(EventError::Subscribers(queues.len()));
         }
+        // No event can be sent while the queues are locked: none is missed, none comes twice.
+        let mut kept = self.registry.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        kept.retain(|(until, _)| *until > now);
+        for (_, event) in kept.iter() {
+            queue.offer(event);
+        }
+        drop(kept);
         queues.push(Arc::clone(&queue));
         drop(queues);
         Ok(Subscription::new(queue, Arc::clone(&self.registry)))
     }
+}
+
+fn forwarded(
+    timestamp: Option<Timestamp>,
+    namespace: &str,
+    topic: &str,
+    event: Any,
+) -> Result<Envelope, EventError> {
+    let namespace = Namespace::new(namespace).map_err(EventError::Namespace)?;
+    let topic = Topic::new(topic)?;
+    let timestamp = timestamp.ok_or(EventError::TimestampMissing)?;
+    Ok(Envelope::new(timestamp, namespace, topic, event))
 }
 
 #[cfg(test)]
@@ -127,6 +186,32 @@ mod tests {
             assert_eq!(subscription.next().await.topic.as_str(), "/tasks/start");
             assert!(subscription.try_next().is_none());
         }
+    }
+
+    #[test]
+    fn kept_events_reach_those_who_come_back_once() {
+        let exchange = Exchange::new();
+        let mut first = exchange.subscribe::<&str>(&[]).unwrap();
+        let topic = Topic::new("/tasks/oom").unwrap();
+        let event = Envelope::new(now(), namespace(), topic, oom("a"));
+        exchange.send_to_returning(event);
+        exchange.publish(&namespace(), "/tasks/oom", oom("b")).unwrap();
+        let mut second = exchange.subscribe::<&str>(&[]).unwrap();
+        let mut other = exchange.subscribe(&["namespace==other"]).unwrap();
+        exchange.publish(&namespace(), "/tasks/oom", oom("c")).unwrap();
+        for (subscription, wanted) in [(&mut first, "abc"), (&mut second, "ac")] {
+            for id in wanted.chars() {
+                assert_eq!(subscription.try_next().unwrap().event, oom(&id.to_string()));
+            }
+            assert!(subscription.try_next().is_none());
+        }
+        assert!(other.try_next().is_none());
+        // Their time ends.
+        for entry in exchange.registry.kept.lock().unwrap().iter_mut() {
+            entry.0 = Instant::now();
+        }
+        assert!(exchange.subscribe::<&str>(&[]).unwrap().try_next().is_none());
+        assert!(exchange.registry.kept.lock().unwrap().is_empty());
     }
 
     #[tokio::test(flavor = "current_thread")]

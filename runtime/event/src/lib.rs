@@ -7,8 +7,8 @@
 //! Errors: [`EventError`], with containerd's texts.
 //!
 //! Laws: a publisher never waits. Each subscriber has a bounded queue of its own; one that does not
-//! keep up loses its own oldest events, with a warning, and nobody else's. There is no replay:
-//! events are hints, records are the truth.
+//! keep up loses its own oldest events, with a warning, and nobody else's. Events are hints, records
+//! are the truth: there is no replay, but for what is told to those who come back after a restart.
 
 mod envelope;
 mod error;
@@ -19,6 +19,6 @@ mod topic;
 
 pub use envelope::Envelope;
 pub use error::EventError;
-pub use exchange::Exchange;
+pub use exchange::{Exchange, KEPT_FOR};
 pub use subscription::{MAX_QUEUED, Subscription};
 pub use topic::Topic;

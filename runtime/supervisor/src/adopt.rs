@@ -83,6 +83,8 @@ impl Supervisor {
                 found.push(Found { bundle, claim, settled });
             }
         }
+        let name = |found: &Found| (found.bundle.namespace.to_string(), found.bundle.id.clone());
+        inner.returning.begin(found.iter().map(name).collect());
         let leftovers = leftovers(&inner.config.bundles(), &inner.config.work(), &found);
         async move {
             let mut adoption = Adoption::default();

@@ -191,7 +191,7 @@ impl Inner {
     /// Announces an exit in the shim's place, if the shim has not.
     fn publish_exit(&self, task: &Task, exit: &Exit) {
         if let Some(event) = task.take_exit_event(exit) {
-            self.publish(&task.bundle.namespace, "/tasks/exit", event);
+            self.publish_end_event(&task.bundle, event);
         }
     }
 
@@ -219,8 +219,21 @@ impl Inner {
             exited_at,
             id: String::new(),
         };
-        self.publish(&bundle.namespace, "/tasks/exit", typeurl::encode(&exit));
+        self.publish_end_event(bundle, typeurl::encode(&exit));
         self.publish(&bundle.namespace, "/tasks/delete", typeurl::encode(&delete));
+    }
+
+    /// Publishes an exit; if the task is older than this daemon, also to those who come back.
+    fn publish_end_event(&self, bundle: &Bundle, event: api_shim::Any) {
+        let topic = "/tasks/exit";
+        if !self.returning.has(&bundle.namespace, &bundle.id) {
+            return self.publish(&bundle.namespace, topic, event);
+        }
+        let namespace = bundle.namespace.as_str();
+        if let Err(error) = self.exchange.forward_to_returning(Some(now()), namespace, topic, event)
+        {
+            tracing::error!(topic, %error, "publish");
+        }
     }
 
     fn publish(&self, namespace: &Namespace, topic: &str, event: api_shim::Any) {

@@ -1,11 +1,19 @@
 //! Events of shims: hints for the supervisor, then on to everybody.
+//!
+//! What a client of an earlier daemon missed is told to it when it is back: events of tasks that
+//! are older than this daemon are kept for a while after the start. Docker knows no other way to
+//! learn that a container has ended.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use api_shim::Name as _;
-use api_shim::events::{TaskDelete, TaskExit};
+use api_shim::events::{TaskDelete, TaskExit, TaskOom};
 use api_shim::ttrpc_events::ForwardRequest;
 use api_shim::typeurl;
 use base_ident::Namespace;
-use runtime_event::{EventError, Topic};
+use runtime_event::{EventError, Exchange, KEPT_FOR, Topic};
 
 use crate::supervisor::Supervisor;
 use crate::task::Exit;
@@ -26,12 +34,12 @@ impl Supervisor {
             tracing::debug!(topic = envelope.topic, "late event of a shim is dropped");
             return Ok(());
         }
-        self.inner.exchange.forward(
-            envelope.timestamp,
-            namespace.as_str(),
-            &envelope.topic,
-            event,
-        )?;
+        let exchange = &self.inner.exchange;
+        let forward = match container_of(&event) {
+            Some(id) if self.inner.returning.has(&namespace, &id) => Exchange::forward_to_returning,
+            _ => Exchange::forward,
+        };
+        forward(exchange, envelope.timestamp, namespace.as_str(), &envelope.topic, event)?;
         Ok(())
     }
 
@@ -64,5 +72,66 @@ impl Supervisor {
             }
         }
         true
+    }
+}
+
+/// The tasks of an earlier daemon, as long as its clients may be on their way back.
+#[derive(Debug, Default)]
+pub(crate) struct Returning {
+    tasks: Mutex<Option<(Instant, Tasks)>>,
+}
+
+/// Namespaces and ids.
+type Tasks = BTreeSet<(String, String)>;
+
+impl Returning {
+    /// Begins the time of `tasks`.
+    pub(crate) fn begin(&self, tasks: Tasks) {
+        let until = Instant::now() + KEPT_FOR;
+        let mut known = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some((until, tasks)).filter(|(_, tasks)| !tasks.is_empty());
+    }
+
+    /// True if the task is one of them and their time is not over.
+    pub(crate) fn has(&self, namespace: &Namespace, id: &str) -> bool {
+        let mut known = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_some_and(|(until, _)| Instant::now() >= *until) {
+            *known = None;
+        }
+        let key = || (namespace.as_str().to_owned(), id.to_owned());
+        known.as_ref().is_some_and(|(_, tasks)| tasks.contains(&key()))
+    }
+}
+
+/// The container of an event that tells an end, or the reason of one.
+fn container_of(event: &api_shim::Any) -> Option<String> {
+    let name = event.type_url.rsplit('/').next().unwrap_or_default();
+    if name == TaskExit::full_name() {
+        typeurl::decode::<TaskExit>(event).ok().map(|exit| exit.container_id)
+    } else if name == TaskOom::full_name() {
+        typeurl::decode::<TaskOom>(event).ok().map(|oom| oom.container_id)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_return_for_a_while() {
+        let namespace = Namespace::new("one").unwrap();
+        let returning = Returning::default();
+        assert!(!returning.has(&namespace, "a"));
+        returning.begin(BTreeSet::from([("one".to_owned(), "a".to_owned())]));
+        assert!(returning.has(&namespace, "a"));
+        assert!(!returning.has(&namespace, "b"));
+        assert!(!returning.has(&Namespace::new("two").unwrap(), "a"));
+        if let Some((until, _)) = returning.tasks.lock().unwrap().as_mut() {
+            *until = Instant::now();
+        }
+        assert!(!returning.has(&namespace, "a"));
+        assert!(returning.tasks.lock().unwrap().is_none());
     }
 }

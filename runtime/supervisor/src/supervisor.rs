@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::bundle::Bundle;
+use crate::event::Returning;
 use crate::operation::{OperationGuard, Operations};
 use crate::program::Programs;
 use crate::slots::{Slot, Slots};
@@ -72,6 +73,7 @@ pub struct Supervisor {
 pub(crate) struct Inner {
     pub(crate) config: Arc<Config>,
     pub(crate) exchange: Exchange,
+    pub(crate) returning: Returning,
     pub(crate) containers: Arc<dyn Containers>,
     pub(crate) programs: Programs,
     pub(crate) slots: Slots,
@@ -111,6 +113,7 @@ impl Supervisor {
                 starts: Arc::new(Semaphore::new(config.max_concurrent_starts.max(1))),
                 config,
                 exchange,
+                returning: Returning::default(),
                 containers,
                 slots: Slots::default(),
                 operations: Operations::default(),
