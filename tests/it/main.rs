@@ -7,8 +7,10 @@ mod compare;
 mod crash;
 mod cross;
 mod ctr;
+mod durability;
 mod listeners;
 mod process;
+mod recovery;
 mod swap;
 mod userns;
 

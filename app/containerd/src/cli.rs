@@ -97,6 +97,16 @@ enum BoltCommand {
         /// The file
         file: PathBuf,
     },
+    /// Copy all that can be read into a new file, and name what cannot
+    Salvage {
+        /// The file
+        file: PathBuf,
+        /// The new file
+        to: PathBuf,
+        /// An older copy, which fills the gaps
+        #[arg(long, value_name = "FILE")]
+        fill: Option<PathBuf>,
+    },
 }
 
 impl Arguments {
@@ -118,6 +128,9 @@ impl Arguments {
             }
             Some(Command::Bolt { command: BoltCommand::Check { file } }) => database::check(&file),
             Some(Command::Bolt { command: BoltCommand::Dump { file } }) => database::dump(&file),
+            Some(Command::Bolt { command: BoltCommand::Salvage { file, to, fill } }) => {
+                database::salvage(&file, &to, fill.as_deref())
+            }
         }
     }
 }

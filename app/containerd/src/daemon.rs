@@ -13,16 +13,16 @@ use base_telemetry::logs::{self, Format};
 use base_telemetry::metrics::{Collect, Registry, head, sample};
 use base_telemetry::process::ProcessCollector;
 use runtime_supervisor::Supervisor;
-use service_grpc::PluginReport;
 use service_grpc::metering::MeteringLayer;
 use service_grpc::server::{self, Dispatcher, GrpcService};
 use service_grpc::ttrpc_events::ShimEvents;
+use service_grpc::{PluginReport, Stores};
 use tokio::signal::unix::{SignalKind, signal};
 use tower::Layer as _;
 
 use crate::builtins::{self, Surroundings};
 use crate::config::{Loaded, PluginTables};
-use crate::{cli, http, sockets};
+use crate::{cli, http, recovery, sockets};
 
 /// Threads that serve: more do not help a daemon whose work is elsewhere.
 const MAX_WORKERS: usize = 4;
@@ -73,6 +73,7 @@ pub fn run(loaded: Loaded) -> Result<()> {
         .build()
         .context("start the runtime")?;
     let _entered = runtime.enter();
+    let (marker, recovered) = recovery::run(&config, &runtime);
     let tables = Rc::new(PluginTables::new(&config, provenance));
     let surroundings = Rc::new(Surroundings {
         config,
@@ -80,6 +81,7 @@ pub fn run(loaded: Loaded) -> Result<()> {
         metrics: Registry::default(),
         report: PluginReport::default(),
     });
+    recovered.publish(&surroundings.metrics);
     let config = &surroundings.config;
     let plugins =
         builtins::graph(&surroundings).start(&config.disabled_plugins, &config.root, &config.state);
@@ -91,6 +93,9 @@ pub fn run(loaded: Loaded) -> Result<()> {
     let served = runtime.block_on(serve(&surroundings, plugins, started));
     // Threads that still wait for a disk are left to the end of the process.
     runtime.shutdown_background();
+    if served.is_ok() {
+        marker.stop();
+    }
     served
 }
 
@@ -191,6 +196,9 @@ async fn serve(surroundings: &Surroundings, plugins: Plugins, started: Instant) 
     tracing::info!("containerd successfully booted in {:.6}s", started.elapsed().as_secs_f64());
     notify(sd_notify::NotifyState::Ready);
     let adopting = tokio::spawn(adoption);
+    if let Ok(stores) = plugins.get::<Stores>(types::METADATA, "bolt") {
+        tokio::spawn(back_up((*stores).clone()));
+    }
     tokio::pin!(clients, shims);
     loop {
         tokio::select! {
@@ -212,6 +220,24 @@ async fn serve(surroundings: &Surroundings, plugins: Plugins, started: Instant) 
         tracing::warn!(timeout = ?STOP_TIMEOUT, "work in flight is left to the next start");
     }
     Ok(())
+}
+
+/// Copies `meta.db` from time to time, if anything has changed. Nobody waits for it.
+async fn back_up(stores: Stores) {
+    loop {
+        tokio::time::sleep(recovery::BACKUP_INTERVAL).await;
+        let metadata = stores.metadata.clone();
+        let copied = tokio::task::spawn_blocking(move || {
+            let path = metadata.path().to_owned();
+            if recovery::worth_a_backup(&path, metadata.txid()?) {
+                metadata.backup(recovery::backup_path(&path))?;
+            }
+            Ok::<(), base_errors::Error>(())
+        });
+        if let Ok(Err(error)) = copied.await {
+            tracing::warn!(%error, "no backup of the metadata");
+        }
+    }
 }
 
 /// Serves the events of shims; only processes of our own user may connect.

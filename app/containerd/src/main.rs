@@ -11,6 +11,7 @@ mod daemon;
 mod database;
 mod http;
 mod publish;
+mod recovery;
 mod sockets;
 
 use std::process::ExitCode;

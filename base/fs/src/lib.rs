@@ -4,7 +4,7 @@
 //! [`DirFd`] is a folder held open; its operations take one name, never a path. [`ParentCache`]
 //! keeps the folders that a tar applier works in. [`write_atomic`] replaces a file so that a
 //! reader, or a crash, meets the old or the new one. [`Trash`] takes trees out of sight at once and
-//! removes them later. [`remove_all`], [`disk_usage`] and [`copy_tree`] walk trees of any depth
+//! removes them later. [`failpoint`] names points for tests of crashes. [`remove_all`], [`disk_usage`] and [`copy_tree`] walk trees of any depth
 //! with few descriptors and never follow a link.
 //!
 //! Errors: [`Error`], which names the operation and the path.
@@ -16,6 +16,7 @@ mod atomic;
 mod copy;
 mod dir;
 mod error;
+pub mod failpoint;
 mod levels;
 mod parents;
 mod remove;

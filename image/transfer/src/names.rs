@@ -140,6 +140,8 @@ impl ImageStoreOptions {
         }
         let (scope, labels) = (scope.clone(), self.labels.clone());
         // DURABILITY: the content below was committed before; this is the record of it.
+        base_fs::failpoint::hit("image.record")
+            .map_err(|errno| base_fs::Error::new("record", "the image", errno))?;
         metadata
             .update(move |tx| {
                 named

@@ -4,11 +4,13 @@
 
 mod frames;
 
+use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use base_telemetry::metrics::{Family, Registry, SECONDS};
+use base_telemetry::metrics::{Family, Registry, SECONDS, Series};
 use tonic::body::Body;
 use tonic::codegen::http;
 use tower::{Layer, Service};
@@ -32,9 +34,13 @@ const STREAMS: [(&str, &str); 10] = [
 /// The labels of all families but the handled one.
 const LABELS: &[&str] = &["grpc_method", "grpc_service", "grpc_type"];
 
-/// The families.
-#[derive(Clone)]
+/// The most paths whose series are kept at hand. There are some hundred methods; a client that makes
+/// up names finds no more room, and its calls are looked up one by one.
+const MAX_METHODS: usize = 1024;
+
+/// The families, and what was looked up in them.
 pub(crate) struct Families {
+    methods: RwLock<HashMap<String, Arc<Method>>>,
     started: Family,
     handled: Family,
     received: Family,
@@ -44,7 +50,7 @@ pub(crate) struct Families {
 
 /// Counts the calls of everything inside of it.
 #[derive(Clone)]
-pub struct MeteringLayer(Families);
+pub struct MeteringLayer(Arc<Families>);
 
 impl MeteringLayer {
     /// Counts into `registry`; with `histogram`, the time of calls too.
@@ -57,7 +63,8 @@ impl MeteringLayer {
         let sent = "Total number of gRPC stream messages sent by the server.";
         let seconds = "Histogram of response latency (seconds) of gRPC that had been \
                        application-level handled by the server.";
-        MeteringLayer(Families {
+        MeteringLayer(Arc::new(Families {
+            methods: RwLock::default(),
             started: registry.counter("grpc_server_started_total", started, LABELS),
             handled: registry.counter(
                 "grpc_server_handled_total",
@@ -69,7 +76,7 @@ impl MeteringLayer {
             seconds: histogram.then(|| {
                 registry.histogram("grpc_server_handling_seconds", seconds, LABELS, &SECONDS)
             }),
-        })
+        }))
     }
 }
 
@@ -85,43 +92,72 @@ impl<S> Layer<S> for MeteringLayer {
 #[derive(Clone)]
 pub struct Metering<S> {
     inner: S,
-    families: Families,
+    families: Arc<Families>,
+}
+
+/// A method with its series.
+struct Method {
+    method: String,
+    service: String,
+    kind: &'static str,
+    started: Arc<Series>,
+    received: Arc<Series>,
+    sent: Arc<Series>,
+}
+
+impl Method {
+    fn labels(&self) -> [&str; 3] {
+        [&self.method, &self.service, self.kind]
+    }
+}
+
+impl Families {
+    /// The method at `path`.
+    fn method(&self, path: &str) -> Arc<Method> {
+        // Entries are whole before they are put in, so a panic cannot have torn the map.
+        let methods = self.methods.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(method) = methods.get(path) {
+            return Arc::clone(method);
+        }
+        drop(methods);
+        let (service, method) =
+            path.trim_start_matches('/').split_once('/').unwrap_or(("unknown", "unknown"));
+        let kind =
+            STREAMS.iter().find(|(stream, _)| *stream == path).map_or("unary", |(_, kind)| kind);
+        let labels = [method, service, kind];
+        let found = Arc::new(Method {
+            method: method.to_owned(),
+            service: service.to_owned(),
+            kind,
+            started: self.started.with(&labels),
+            received: self.received.with(&labels),
+            sent: self.sent.with(&labels),
+        });
+        let mut methods = self.methods.write().unwrap_or_else(PoisonError::into_inner);
+        if methods.len() < MAX_METHODS {
+            methods.insert(path.to_owned(), Arc::clone(&found));
+        }
+        found
+    }
 }
 
 /// One call, from its start to its end, however it ends.
 pub(crate) struct Call {
-    families: Families,
-    method: String,
-    service: String,
-    kind: &'static str,
+    families: Arc<Families>,
+    method: Arc<Method>,
     begun: Instant,
     code: Option<i32>,
 }
 
 impl Call {
-    fn new(families: Families, path: &str) -> Self {
-        let (service, method) =
-            path.trim_start_matches('/').split_once('/').unwrap_or(("unknown", "unknown"));
-        let kind =
-            STREAMS.iter().find(|(stream, _)| *stream == path).map_or("unary", |(_, kind)| kind);
-        let call = Call {
-            method: method.to_owned(),
-            service: service.to_owned(),
-            kind,
-            families,
-            begun: Instant::now(),
-            code: None,
-        };
-        call.families.started.with(&call.labels()).increment();
-        call
-    }
-
-    fn labels(&self) -> [&str; 3] {
-        [&self.method, &self.service, self.kind]
+    fn new(families: Arc<Families>, path: &str) -> Self {
+        let method = families.method(path);
+        method.started.increment();
+        Call { families, method, begun: Instant::now(), code: None }
     }
 
     pub(crate) fn sent(&self, messages: u64) {
-        self.families.sent.with(&self.labels()).add(messages);
+        self.method.sent.add(messages);
     }
 
     /// Notes the status in `headers`, which may be trailers.
@@ -137,10 +173,10 @@ impl Drop for Call {
     fn drop(&mut self) {
         // A call without a status was let go by the client.
         let code = code_name(self.code.unwrap_or(1));
-        let [method, service, kind] = self.labels();
+        let [method, service, kind] = self.method.labels();
         self.families.handled.with(&[code, method, service, kind]).increment();
         if let Some(seconds) = &self.families.seconds {
-            seconds.observe(&self.labels(), self.begun.elapsed().as_secs_f64());
+            seconds.observe(&self.method.labels(), self.begun.elapsed().as_secs_f64());
         }
     }
 }
@@ -183,8 +219,8 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let call = Call::new(self.families.clone(), request.uri().path());
-        let received = call.families.received.with(&call.labels());
+        let call = Call::new(Arc::clone(&self.families), request.uri().path());
+        let received = Arc::clone(&call.method.received);
         let request = request.map(|body| Body::new(Metered::incoming(body, received)));
         let answer = self.inner.call(request);
         Box::pin(async move {

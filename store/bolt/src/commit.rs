@@ -6,6 +6,9 @@
 use std::collections::VecDeque;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use base_fs::failpoint;
 
 use crate::bucket_mut::{Changes, Freed};
 use crate::db::{Probe, Step};
@@ -19,6 +22,11 @@ use crate::{Error, Options, Stats, file, rebalance};
 
 /// A commit's buffer is kept for the next one up to this size.
 const KEEP_BUFFER: usize = 1 << 20;
+
+/// Pages at the end of the file that only commits may use which free as many pages as they write:
+/// so that a full disk does not keep anybody from deleting. A deletion writes the path to what it
+/// removes, in each of a few nested buckets, and the free list.
+const SPARE: u64 = 16;
 
 /// What only the leader of the queue touches.
 pub(crate) struct Writer {
@@ -40,6 +48,12 @@ pub(crate) struct Writer {
     commits: u64,
     pages_written: u64,
     page_writes: u64,
+    /// The disk was full when the file should have grown: pages are taken wherever they are free, and
+    /// each update has its own commit, so that one that needs room does not fail another that frees
+    /// some.
+    tight: bool,
+    /// How long the last commit was at the disk.
+    disk_time: Option<Duration>,
 }
 
 impl Writer {
@@ -58,6 +72,8 @@ impl Writer {
             commits: 0,
             pages_written: 0,
             page_writes: 0,
+            tight: false,
+            disk_time: None,
         }
     }
 
@@ -70,6 +86,16 @@ impl Writer {
             pending_pages: self.pending.iter().map(|(_, freed)| pages(freed)).sum(),
             ..Stats::default()
         }
+    }
+
+    /// True while the file cannot grow.
+    pub(crate) fn tight(&self) -> bool {
+        self.tight
+    }
+
+    /// How long the commit since the last call was at the disk; none if there was none.
+    pub(crate) fn take_disk_time(&mut self) -> Option<Duration> {
+        self.disk_time.take()
     }
 
     /// Makes ready for a transaction on `snapshot`, the current state.
@@ -125,8 +151,8 @@ impl Writer {
         }
         self.release();
         let list = self.store_freelist.then(|| self.list_page(&mut arena, &freed));
-        let Some(free) = &mut self.free else { return Err(Error::Closed) };
-        let placement = free.take_all(&arena.runs, &mut meta.high_water);
+        let growing = arena.runs.iter().sum::<u64>() > pages(&freed);
+        let placement = self.place(&snapshot, &arena.runs, &mut meta, growing)?;
         arena.patch(&placement.starts);
         meta.root = match root {
             Ref::Page(page) => page,
@@ -137,7 +163,9 @@ impl Writer {
             meta.freelist = arena.place(number, &placement.starts);
             self.fill_list(&mut arena, at, &freed);
         }
+        let begin = Instant::now();
         let written = self.write(&snapshot, &arena, &placement, meta);
+        self.disk_time = Some(begin.elapsed());
         let runs = arena.runs.iter().sum::<u64>();
         self.keep(arena.buffer);
         match written {
@@ -163,6 +191,50 @@ impl Writer {
                 Err(error)
             }
         }
+    }
+
+    /// Finds pages for `runs`, and has the file be long enough for them. A commit that is `growing`
+    /// leaves the spare pages to others.
+    fn place(
+        &mut self,
+        snapshot: &Snapshot,
+        runs: &[u64],
+        meta: &mut Meta,
+        growing: bool,
+    ) -> Result<Placement, Error> {
+        loop {
+            let tight = self.tight;
+            let Some(free) = &mut self.free else { return Err(Error::Closed) };
+            meta.high_water = snapshot.meta.high_water;
+            let placement = free.take_all(runs, &mut meta.high_water, tight);
+            let Err(error) = self.make_room(snapshot, meta.high_water, growing) else {
+                return Ok(placement);
+            };
+            if let Some(free) = &mut self.free {
+                free.give_back(&placement);
+            }
+            let full = Some(rustix::io::Errno::NOSPC.raw_os_error());
+            self.tight |= error.raw_os_error() == full;
+            // The first time that the disk is full, there may be pages here and there.
+            if tight || !self.tight {
+                return Err(Error::io("grow", &snapshot.path, error));
+            }
+        }
+    }
+
+    /// Makes the file long enough for `high_water` pages.
+    fn make_room(&mut self, old: &Snapshot, high_water: u64, growing: bool) -> std::io::Result<()> {
+        if high_water <= old.meta.high_water {
+            return Ok(());
+        }
+        let wanted = high_water.saturating_add(if growing { SPARE } else { 0 });
+        let needed = wanted.saturating_mul(old.page_size() as u64);
+        if needed > self.file_len {
+            self.step(Step::Grow)?;
+            self.file_len = file::grow(&old.file, self.file_len, needed)?;
+            self.tight = false;
+        }
+        Ok(())
     }
 
     fn keep(&mut self, buffer: Vec<u8>) {
@@ -213,11 +285,6 @@ impl Writer {
         let io = |action| move |error| Error::io(action, &old.path, error);
         let size = old.page_size();
         let needed = meta.high_water.saturating_mul(size as u64);
-        let mut len = self.file_len;
-        if needed > len {
-            self.step(Step::Grow).map_err(io("grow"))?;
-            len = file::grow(&old.file, len, needed).map_err(io("grow"))?;
-        }
         // The mapping comes before the commit can succeed, because it can fail.
         let map = if needed > old.map.len() as u64 {
             Arc::new(map(&old.file, needed).map_err(io("map"))?)
@@ -240,8 +307,6 @@ impl Writer {
             self.page_writes += 1;
             at += bytes;
         }
-        // Only now is the file as long as it was meant to be, on every file system.
-        self.file_len = len;
         // DURABILITY: pages before the meta that reaches them.
         self.sync(old, Step::SyncPages).map_err(io("sync"))?;
         self.step(Step::WriteMeta).map_err(io("write"))?;
@@ -250,11 +315,19 @@ impl Writer {
         write_meta(old, &meta, meta.txid % FIRST_PAGE).map_err(io("write"))?;
         // DURABILITY: the commit is a record when its meta is.
         self.sync(old, Step::SyncMeta).map_err(io("sync"))?;
+        failpoint::hit_io("bolt.committed").map_err(io("sync"))?;
         self.restore = false;
         Ok(Snapshot { map, meta, path: old.path.clone(), file: old.file.clone() })
     }
 
     fn step(&self, step: Step) -> std::io::Result<()> {
+        match step {
+            Step::Grow => failpoint::hit_io("bolt.grow")?,
+            Step::WritePages => failpoint::hit_io("bolt.pages.write")?,
+            Step::SyncPages => failpoint::hit_io("bolt.pages.sync")?,
+            Step::WriteMeta => failpoint::hit_io("bolt.meta.write")?,
+            Step::SyncMeta => failpoint::hit_io("bolt.meta.sync")?,
+        }
         self.probe.as_ref().map_or(Ok(()), |probe| probe(step))
     }
 

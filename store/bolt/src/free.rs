@@ -77,15 +77,21 @@ impl FreeList {
     /// Takes room for all of `runs` (lengths in pages), in their order, as few separate spans as
     /// can be had cheaply. Pages that are not free come from `high_water`, which moves.
     ///
-    /// Returns the first page of each run.
-    pub(crate) fn take_all(&mut self, runs: &[u64], high_water: &mut u64) -> Placement {
+    /// With `scatter` it is more important that the file does not grow. Returns the first page of
+    /// each run.
+    pub(crate) fn take_all(
+        &mut self,
+        runs: &[u64],
+        high_water: &mut u64,
+        scatter: bool,
+    ) -> Placement {
         let mut placement = Placement { starts: Vec::with_capacity(runs.len()), taken: Vec::new() };
         let whole: u64 = runs.iter().sum();
         let mut rest = runs;
         if let Some(start) = self.take(whole) {
             placement.taken.push((start, whole));
             placement.fill(&mut rest, start, whole);
-        } else if self.total > SLACK {
+        } else if scatter || self.total > SLACK {
             // Piece by piece, largest span first.
             while let Some(next) = rest.first()
                 && let Some(&(span, start)) = self.sizes.last()
@@ -168,7 +174,7 @@ mod tests {
         let mut free = list(&spans);
         let before: Vec<_> = free.spans().collect();
         let mut high_water = 1000;
-        let placement = free.take_all(&[1, 1, 1, 3, 2], &mut high_water);
+        let placement = free.take_all(&[1, 1, 1, 3, 2], &mut high_water, false);
         assert_eq!(placement.starts.len(), 5);
         // The run of three fits nowhere: it and what follows come from the end.
         assert_eq!(high_water, 1005);
@@ -182,8 +188,11 @@ mod tests {
     fn a_small_file_grows_rather_than_scatter() {
         let mut free = list(&[(10, 1), (12, 1), (14, 1)]);
         let mut high_water = 20;
-        let placement = free.take_all(&[1, 1, 1], &mut high_water);
+        let placement = free.take_all(&[1, 1, 1], &mut high_water, false);
         assert_eq!(placement.starts, [20, 21, 22]);
+        assert_eq!(high_water, 23);
+        let placement = free.take_all(&[1, 1, 1], &mut high_water, true);
+        assert_eq!(placement.starts, [14, 12, 10]);
         assert_eq!(high_water, 23);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::layout::{FIRST_PAGE, NO_FREELIST};
+use crate::layout::{FIRST_PAGE, MAX_NESTING, NO_FREELIST};
 use crate::scan;
 use crate::snapshot::Snapshot;
 use crate::{Bucket, BucketMut, Db, Entry, Error, Options, ReadTx, file};
@@ -38,6 +38,8 @@ pub struct Report {
     pub used: u64,
     /// Pages in the stored free list; none if it is not stored.
     pub free: Option<u64>,
+    /// The buckets, by their names from the top, of which [`salvage`] could not read all.
+    pub damaged: Vec<Vec<Vec<u8>>>,
 }
 
 impl Report {
@@ -58,7 +60,7 @@ impl Report {
 
 /// How long a tool waits for the lock. A daemon holds it for good; a process that was just closing
 /// the file, or starting another, for a moment.
-const LOCK_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// Opens a file that nobody is writing to.
 fn open(path: &Path) -> Result<Db, Error> {
@@ -210,13 +212,74 @@ pub fn salvage(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Report, E
 fn copy(tx: &ReadTx, mut root: BucketMut<'_>) -> Result<Report, Error> {
     let mut report = Report { txid: tx.txid(), ..Report::default() };
     root.set_sequence(tx.root().sequence());
-    copy_bucket(tx.root(), &mut root, &mut HashSet::new(), &mut report)?;
+    copy_bucket(tx.root(), &mut root, &mut Vec::new(), &mut HashSet::new(), &mut report)?;
+    report.damaged.sort();
+    report.damaged.dedup();
     Ok(report)
+}
+
+/// Copies into the database `to` what `from` has and `to` has not, below the buckets `damaged` of
+/// a report of [`salvage`]: an older copy fills the gaps of a damaged file. Gives the number of
+/// keys.
+///
+/// # Errors
+/// As [`check`] for `from`; as [`Db::open`] and [`Db::update`] for `to`.
+pub fn fill(
+    from: impl AsRef<Path>,
+    to: impl AsRef<Path>,
+    damaged: &[Vec<Vec<u8>>],
+) -> Result<u64, Error> {
+    let from = open(from.as_ref())?;
+    let tx = from.view()?;
+    let stored = tx.snapshot().meta.freelist != NO_FREELIST;
+    let options =
+        Options { store_freelist: stored, lock_timeout: Some(LOCK_WAIT), ..Options::default() };
+    let to = Db::open(to.as_ref(), options)?;
+    let damaged = damaged.to_vec();
+    to.update(move |out| {
+        let mut filled = 0;
+        for path in &damaged {
+            let names: Vec<&[u8]> = path.iter().map(Vec::as_slice).collect();
+            let Some(bucket) = tx.root().path(&names)? else { continue };
+            fill_bucket(bucket, &mut out.create_bucket_if_missing(&names)?, 0, &mut filled)?;
+        }
+        Ok(filled)
+    })
+}
+
+fn fill_bucket(
+    from: Bucket<'_>,
+    to: &mut BucketMut<'_>,
+    depth: usize,
+    filled: &mut u64,
+) -> Result<(), Error> {
+    if depth > MAX_NESTING {
+        return Err(Error::NestedTooDeep { limit: MAX_NESTING });
+    }
+    to.set_sequence(to.sequence().max(from.sequence()));
+    for entry in from.iter() {
+        match entry? {
+            (key, Entry::Value(value)) => {
+                if to.as_read().entry_at(key)?.is_none() {
+                    to.put(key, value)?;
+                    *filled += 1;
+                }
+            }
+            (key, Entry::Bucket(bucket)) => {
+                // What is there is as new as anything; only what is missing whole is filled.
+                if to.as_read().entry_at(key)?.is_none() {
+                    fill_bucket(bucket, &mut to.create_bucket(key)?, depth + 1, filled)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn copy_bucket(
     from: Bucket<'_>,
     to: &mut BucketMut<'_>,
+    path: &mut Vec<Vec<u8>>,
     seen: &mut HashSet<u64>,
     report: &mut Report,
 ) -> Result<(), Error> {
@@ -224,6 +287,7 @@ fn copy_bucket(
         && !seen.insert(page)
     {
         report.problems.push(Problem { page, reason: "bucket was met before".to_owned() });
+        report.damaged.push(path.clone());
         return Ok(());
     }
     for entry in from.iter() {
@@ -236,12 +300,17 @@ fn copy_bucket(
             Ok((key, Entry::Bucket(bucket))) => match to.create_bucket_if_missing(key) {
                 Ok(mut copied) => {
                     copied.set_sequence(bucket.sequence());
-                    copy_bucket(bucket, &mut copied, seen, report)?;
+                    path.push(key.to_vec());
+                    copy_bucket(bucket, &mut copied, path, seen, report)?;
+                    path.pop();
                 }
                 Err(error @ (Error::KeyRequired | Error::KeyTooLarge { .. })) => report.add(error),
                 Err(error) => return Err(error),
             },
-            Err(error) => report.add(error),
+            Err(error) => {
+                report.add(error);
+                report.damaged.push(path.clone());
+            }
         }
     }
     Ok(())

@@ -7,7 +7,8 @@
 //! * [`Db`] is a cheap handle; [`Db::view`] gives a [`ReadTx`], [`Db::update`] and
 //!   [`Db::update_async`] run a closure on a [`WriteTx`].
 //! * [`Bucket`] reads, in both kinds of transaction; [`BucketMut`] writes.
-//! * [`check`], [`dump`] and [`salvage`] work on files.
+//! * [`check`], [`dump`], [`salvage`], [`examine`], [`fall_back`] and [`fill`] work on files;
+//!   [`Db::backup`] makes a copy.
 //!
 //! Errors are [`Error`]. The laws:
 //!
@@ -18,6 +19,7 @@
 //! * Damage gives an error that names the page; never a panic, never an endless loop.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod backup;
 mod bucket_mut;
 mod commit;
 mod db;
@@ -34,8 +36,9 @@ mod scan;
 mod snapshot;
 mod spill;
 
+pub use backup::{Backup, Examination, examine, fall_back};
 pub use bucket_mut::{BucketMut, WriteTx};
 pub use db::{Db, Options, Probe, Stats, Step};
 pub use error::Error;
-pub use inspect::{Problem, Report, check, dump, salvage};
+pub use inspect::{Problem, Report, check, dump, fill, salvage};
 pub use read::{Bucket, Entry, Iter, ReadTx};

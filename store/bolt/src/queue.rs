@@ -2,7 +2,10 @@
 //!
 //! One thread at a time leads: it takes all updates that wait, runs them one after the other,
 //! commits once, and answers. A blocking caller leads itself if nobody does, which saves two changes of
-//! thread; whatever queued up meanwhile goes to a thread that is spawned when it is first needed.
+//! thread; whatever queued up meanwhile goes to a thread that is spawned when it is first needed. A
+//! caller on an async runtime does the same only while the disk is so quick ([`LEAD_LIMIT`]) that the
+//! changes of thread would cost more than it; else it leaves all to that thread. It gives way once
+//! before it leads, so that calls that are ready to run join its commit.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -10,8 +13,10 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
 
 use crate::bucket_mut::Changes;
 use crate::commit::Writer;
@@ -23,6 +28,14 @@ use crate::{Error, Options, Stats, WriteTx, file};
 const MAX_QUEUE: usize = 1024;
 /// Most updates that share a commit: bounds how long the first of them waits.
 const MAX_BATCH: usize = 256;
+/// Mean time of writing and syncing a commit above which async callers do not lead: what a task may
+/// reasonably take without giving way. A disk that flushes takes longer; memory and battery-backed
+/// caches do not.
+const LEAD_LIMIT: Duration = Duration::from_micros(200);
+/// Most batches that an async caller leads at once, its own and what queued up meanwhile.
+const LEAD_BATCHES: usize = 4;
+/// The newest commit counts for one of so many in the mean.
+const MEAN_WEIGHT: u64 = 8;
 
 /// What all handles of an open database share.
 pub(crate) struct Shared {
@@ -38,6 +51,8 @@ pub(crate) struct Shared {
     room_async: tokio::sync::Notify,
     /// As of the last batch: asking for them never waits for a commit.
     stats: Mutex<Stats>,
+    /// Mean time that the disk took for the last commits, in nanoseconds. Unknown is as good as slow.
+    pace: AtomicU64,
 }
 
 #[derive(Default)]
@@ -111,6 +126,10 @@ impl<F, T, E: From<Error>> Drop for Task<F, T, E> {
     }
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// What a panic said.
 fn message(panic: &(dyn Any + Send)) -> String {
     panic
@@ -118,6 +137,15 @@ fn message(panic: &(dyn Any + Send)) -> String {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "unknown panic".to_owned())
+}
+
+/// Wakes the thread when it is dropped.
+struct LeftAlone<'a>(&'a Arc<Shared>);
+
+impl Drop for LeftAlone<'_> {
+    fn drop(&mut self) {
+        self.0.hand_over();
+    }
 }
 
 /// Locks; a panic of another holder is no reason to stop, as closures' panics are caught.
@@ -155,6 +183,7 @@ impl Shared {
             room: Condvar::new(),
             room_async: tokio::sync::Notify::new(),
             stats: Mutex::default(),
+            pace: AtomicU64::new(2 * nanoseconds(LEAD_LIMIT)),
         })
     }
 
@@ -271,8 +300,41 @@ impl Shared {
             }
             room.await;
         }
-        this.wake()?;
+        if this.pace.load(Ordering::Relaxed) > nanoseconds(LEAD_LIMIT) {
+            this.wake()?;
+        } else {
+            // CANCEL: a job whose caller went away while giving way is left to the thread.
+            let left = LeftAlone(this);
+            tokio::task::yield_now().await;
+            std::mem::forget(left);
+            this.lead_briefly();
+        }
         receiver.await.unwrap_or_else(|_| Err(Error::Closed.into()))
+    }
+
+    /// Runs what is queued, if nobody else does.
+    fn lead_briefly(self: &Arc<Self>) {
+        for _ in 0..LEAD_BATCHES {
+            match self.writer.try_lock() {
+                Ok(mut writer) => self.batch(&mut writer),
+                Err(TryLockError::Poisoned(poisoned)) => self.batch(&mut poisoned.into_inner()),
+                // Whoever holds it looks at the queue again after letting go.
+                Err(TryLockError::WouldBlock) => return,
+            }
+            if lock(&self.queue).jobs.is_empty() {
+                return;
+            }
+        }
+        self.hand_over();
+    }
+
+    /// Takes the time of a commit into the mean. One that was interrupted counts only so much.
+    fn note_pace(&self, taken: Duration) {
+        let limit = nanoseconds(LEAD_LIMIT);
+        let sample = nanoseconds(taken).min(4 * limit);
+        let mean = self.pace.load(Ordering::Relaxed);
+        // Only the holder of the writer's lock comes here.
+        self.pace.store(mean - mean / MEAN_WEIGHT + sample / MEAN_WEIGHT, Ordering::Relaxed);
     }
 
     /// Leaves what is queued to the thread.
@@ -323,7 +385,8 @@ impl Shared {
         let (mut jobs, full): (Vec<Box<dyn Job>>, bool) = {
             let mut queue = lock(&self.queue);
             let waiting = queue.jobs.len();
-            (queue.jobs.drain(..waiting.min(MAX_BATCH)).collect(), waiting >= MAX_QUEUE)
+            let most = if writer.tight() { 1 } else { MAX_BATCH };
+            (queue.jobs.drain(..waiting.min(most)).collect(), waiting >= MAX_QUEUE)
         };
         if jobs.is_empty() {
             return;
@@ -335,6 +398,9 @@ impl Shared {
         }
         RUNNING.with_borrow_mut(|running| running.push(std::ptr::from_ref(self).addr()));
         let failure = self.transaction(writer, &mut jobs).err();
+        if let Some(taken) = writer.take_disk_time() {
+            self.note_pace(taken);
+        }
         RUNNING.with_borrow_mut(Vec::pop);
         {
             let mut stats = lock(&self.stats);

@@ -8,6 +8,7 @@ mod it {
     mod faults;
     mod model;
     mod peer;
+    mod power;
     pub(crate) mod support;
     mod transactions;
 }

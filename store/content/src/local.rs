@@ -51,7 +51,8 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl LocalStore {
-    /// Opens the store in `root`, which is made if it is missing. Blocks.
+    /// Opens the store in `root`, which is made if it is missing. Ingests that a loss of power left
+    /// unreadable are removed: nobody could name them, so nobody could abort them. Blocks.
     ///
     /// # Errors
     /// Those of making the folders.
@@ -59,6 +60,7 @@ impl LocalStore {
         let layout = Layout::new(root.into());
         let ingests = layout.ingests();
         fs::create_dir_all(&ingests).map_err(|error| io_error("mkdir", &ingests, &error))?;
+        tidy(&layout)?;
         Ok(LocalStore {
             shared: Arc::new(Shared {
                 layout,
@@ -208,6 +210,25 @@ impl Shared {
     }
 }
 
+/// Removes ingests without a reference that leads to them, or with a state that cannot be read.
+fn tidy(layout: &Layout) -> Result<()> {
+    let folder = layout.ingests();
+    for name in names(&folder)? {
+        let paths = layout::IngestPaths { folder: folder.join(name) };
+        let reason = match paths.status() {
+            Ok(Some(status)) if layout.ingest(&status.reference).folder == paths.folder => continue,
+            Ok(Some(_)) => "its reference leads elsewhere".to_owned(),
+            Ok(None) => "it has no data or no reference".to_owned(),
+            Err(reason) => reason,
+        };
+        tracing::warn!(path = %paths.folder.display(), reason, "an ingest cannot go on: removed");
+        if let Err(error) = paths.remove() {
+            tracing::warn!(path = %paths.folder.display(), %error, "it cannot be removed");
+        }
+    }
+    Ok(())
+}
+
 /// The names in a folder; none if it is missing. Names that are not UTF-8 are not ours.
 fn names(folder: &Path) -> Result<Vec<String>, base_fs::Error> {
     let entries = match fs::read_dir(folder) {
@@ -253,6 +274,8 @@ impl Store for LocalStore {
         let (shared, digest) = (Arc::clone(&self.shared), digest.clone());
         blocking(move || {
             let path = shared.layout.blob(&digest);
+            base_fs::failpoint::hit("content.delete")
+                .map_err(|errno| base_fs::Error::new("unlink", &path, errno))?;
             match fs::remove_file(&path) {
                 Ok(()) => Ok(()),
                 Err(error) if error.kind() == ErrorKind::NotFound => {

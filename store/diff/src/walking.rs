@@ -32,13 +32,21 @@ pub struct WalkingDiffer {
     /// Where trees are mounted that cannot be reached otherwise; None: the system's folder for
     /// temporary files.
     temp: Option<PathBuf>,
+    /// Flush after each layer, whatever the caller says.
+    always_sync: bool,
 }
 
 impl WalkingDiffer {
     /// A differ that mounts below `temp` (the daemon's `tmpmounts`).
     #[must_use]
     pub fn new(temp: Option<PathBuf>) -> Self {
-        WalkingDiffer { temp }
+        WalkingDiffer { temp, always_sync: false }
+    }
+
+    /// The same, which makes each layer durable before it says that it is applied, if `always`.
+    #[must_use]
+    pub fn durable(self, always: bool) -> Self {
+        WalkingDiffer { always_sync: always, ..self }
     }
 }
 
@@ -66,6 +74,7 @@ impl Differ for WalkingDiffer {
         let cancel = CancelOnDrop::default();
         let flag = Arc::clone(&cancel.0);
         let (temp, mounts) = (self.temp.clone(), mounts.to_vec());
+        let sync = options.sync_fs || self.always_sync;
         let applied = blocking(move || {
             let source = BlobReader { reader, offset: 0 };
             let direct = (!in_user_namespace())
@@ -85,8 +94,10 @@ impl Differ for WalkingDiffer {
                 }
             };
             let applied = apply_layer(source, compression, &target, &flag)?;
-            if options.sync_fs {
+            if sync {
                 // DURABILITY: the layer's files, before the snapshot is committed.
+                base_fs::failpoint::hit("diff.layer.sync")
+                    .map_err(|errno| base_fs::Error::new("sync", "the layer's files", errno))?;
                 sync_fs(&target)?;
             }
             if let Some(mount) = mount {

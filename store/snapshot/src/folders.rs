@@ -117,7 +117,10 @@ impl Folders {
                 continue;
             }
             let path = self.path.join(&name);
-            if let Err(error) = base_fs::remove_all(&path) {
+            let removed = base_fs::failpoint::hit("snapshot.folder.remove")
+                .map_err(|errno| base_fs::Error::new("remove", &path, errno))
+                .and_then(|()| base_fs::remove_all(&path));
+            if let Err(error) = removed {
                 tracing::warn!(path = %path.display(), %error, "failed to remove directory");
             }
         }
@@ -146,6 +149,8 @@ impl Pending {
     /// a record never names a folder that is not there. One rename, or two.
     pub(crate) fn place(&mut self, id: u64) -> Result<()> {
         let target = self.folders.tree(id);
+        base_fs::failpoint::hit("snapshot.place")
+            .map_err(|errno| base_fs::Error::new("rename", &target, errno))?;
         self.folders.enter(&id.to_string());
         self.placed = Some(id);
         let rename = || fs::rename(self.path(), &target);

@@ -275,6 +275,8 @@ impl Snapshotter for NamespacedSnapshotter {
             [&from, &to].map(|key| metadata.hold(Held::Snapshot(snapshotter.clone(), key.clone())));
         backend.commit(&to, &from, inherited(&labels), &rebase.unwrap_or_default()).await?;
         // DURABILITY: the backend has the tree under its new key; this record gives it its name.
+        base_fs::failpoint::hit("snapshot.commit.record")
+            .map_err(|errno| base_fs::Error::new("record", name, errno))?;
         let commit = NewCommit {
             name: name.to_owned(),
             key: key.to_owned(),

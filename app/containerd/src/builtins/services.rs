@@ -32,13 +32,14 @@ const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
 pub struct DiffConfig {
     /// The differs that are tried, in this order.
     pub default: Vec<String>,
-    /// Flush the file system after each layer, whatever the client says.
+    /// Flush the file system after each layer, whatever the client says. Without it a loss of power
+    /// may leave layers with empty files, which only the next start finds.
     pub sync_fs: bool,
 }
 
 impl Default for DiffConfig {
     fn default() -> Self {
-        DiffConfig { default: vec!["walking".to_owned()], sync_fs: false }
+        DiffConfig { default: vec!["walking".to_owned()], sync_fs: true }
     }
 }
 

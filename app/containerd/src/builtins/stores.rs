@@ -17,6 +17,7 @@ use store_snapshot::{
     NamespacedSnapshots, NativeSnapshotter, OverlayConfig, OverlaySnapshotter, Snapshotter,
 };
 
+use super::services::{DIFF, DiffConfig};
 use super::{Surroundings, platform};
 use crate::collector::{Scheduler, SchedulerConfig};
 
@@ -149,9 +150,13 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
         },
     ));
     let temporary = surroundings.config.root.join("tmpmounts");
-    graph.register(Registration::new(types::DIFFER, "walking", &[types::METADATA], |context| {
+    let around = Rc::clone(surroundings);
+    let requires = &[types::METADATA];
+    graph.register(Registration::new(types::DIFFER, "walking", requires, move |context| {
         context.platforms.push(platform());
-        Ok(Arc::new(WalkingDiffer::new(Some(temporary))) as Arc<dyn Differ>)
+        let table: DiffConfig = around.tables.peek(DIFF)?;
+        let differ = WalkingDiffer::new(Some(temporary)).durable(table.sync_fs);
+        Ok(Arc::new(differ) as Arc<dyn Differ>)
     }));
     let around = Rc::clone(surroundings);
     graph.register(Registration::new(types::GC, "scheduler", &[types::METADATA], move |context| {

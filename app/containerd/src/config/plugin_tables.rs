@@ -53,6 +53,18 @@ impl PluginTables {
         Ok(config)
     }
 
+    /// The configuration of a plugin that another one takes, for a third that needs to know it.
+    ///
+    /// # Errors
+    /// As [`PluginTables::take`].
+    pub fn peek<T: DeserializeOwned>(&self, uri: &str) -> Result<T, Error> {
+        let table = self.tables.get(uri).cloned().unwrap_or_default();
+        toml::Value::Table(table).try_into().map_err(|error| {
+            let place = self.provenance.place_of(&format!("plugins.{uri}"));
+            Error::invalid_argument(format!("{place}: configuration of plugin {uri}: {error}"))
+        })
+    }
+
     /// The effective tables of all plugins that took theirs.
     #[must_use]
     pub fn effective(&self) -> BTreeMap<String, toml::Table> {

@@ -46,6 +46,8 @@ impl FileWork {
         }
         if self.file.is_none() {
             let status = self.live.status();
+            base_fs::failpoint::hit("content.ingest.create")
+                .map_err(|errno| base_fs::Error::new("mkdir", &self.paths.folder, errno))?;
             self.paths.create(&status).inspect_err(|_| drop(self.paths.remove()))?;
             let path = self.paths.data();
             let file = File::options()
@@ -84,7 +86,9 @@ impl Work for FileWork {
     fn process(&mut self, chunk: &[u8]) -> Result<(), Error> {
         let offset = self.offset;
         let file = self.open()?;
-        if let Err(error) = file.write_all_at(chunk, offset) {
+        let written = base_fs::failpoint::hit_io("content.ingest.write")
+            .and_then(|()| file.write_all_at(chunk, offset));
+        if let Err(error) = written {
             // What came whole stays, so that a resume continues at a chunk's end.
             drop(file.set_len(offset));
             return Err(io_error("write", &self.paths.data(), &error).into());

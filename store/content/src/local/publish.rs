@@ -8,6 +8,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::SystemTime;
 
 use base_errors::Error;
+use base_fs::failpoint;
 use base_ident::{Algorithm, Digest};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -46,9 +47,12 @@ pub(super) fn publish_bytes(
         Err(errno) => return Err(base_fs::Error::new("create", &blob, errno).into()),
     };
     // DURABILITY: the bytes, before they have a name.
-    file.write_all(data)
+    failpoint::hit_io("content.bytes.write")
+        .and_then(|()| file.write_all(data))
+        .and_then(|()| failpoint::hit_io("content.bytes.sync"))
         .and_then(|()| file.sync_all())
         .map_err(|error| io_error("write", &blob, &error))?;
+    failpoint::hit("content.bytes.link").map_err(failed(&blob))?;
     let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
     match rustix::fs::linkat(CWD, nameless, CWD, &blob, AtFlags::SYMLINK_FOLLOW) {
         Ok(()) => {}
@@ -58,6 +62,7 @@ pub(super) fn publish_bytes(
         Err(errno) => return Err(base_fs::Error::new("link", &blob, errno).into()),
     }
     // DURABILITY: the name; only now may a record name the blob.
+    failpoint::hit("content.bytes.sync-name").map_err(failed(&blob))?;
     syncs.sync(digest.algorithm(), &folder)?;
     Ok(true)
 }
@@ -83,8 +88,10 @@ pub(super) fn publish_file(
         .map_err(|errno| base_fs::Error::new("chmod", &data, errno))?;
     // DURABILITY: bytes, mode and time, before they have their final name.
     file.set_modified(SystemTime::now())
+        .and_then(|()| failpoint::hit_io("content.file.sync"))
         .and_then(|()| file.sync_all())
         .map_err(|error| io_error("sync", &data, &error))?;
+    failpoint::hit("content.file.rename").map_err(failed(&blob))?;
     let renamed = match rustix::fs::renameat_with(CWD, &data, CWD, &blob, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::rename(&data, &blob),
         renamed => renamed,
@@ -95,11 +102,18 @@ pub(super) fn publish_file(
         Err(errno) => return Err(base_fs::Error::new("rename", &data, errno).into()),
     }
     // DURABILITY: the name; only now may a record name the blob.
+    failpoint::hit("content.file.sync-name").map_err(failed(&blob))?;
     syncs.sync(digest.algorithm(), &folder)?;
+    failpoint::hit("content.file.tidy").map_err(failed(&blob))?;
     if let Err(error) = paths.remove() {
         tracing::warn!(path = %paths.folder.display(), %error, "failed to remove ingest directory");
     }
     Ok(())
+}
+
+/// The error of a failpoint, with the path of the blob.
+fn failed(blob: &Path) -> impl Fn(Errno) -> base_fs::Error {
+    move |errno| base_fs::Error::new("commit", blob, errno)
 }
 
 /// The digest of a file by another algorithm than the one it was hashed with on its way.

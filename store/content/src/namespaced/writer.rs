@@ -181,6 +181,8 @@ impl Writer for NamespacedWriter {
         validate_labels(&labels).map_err(Error::from).context("info.Labels")?;
         let (digest, size) = self.commit_backend(body, size, expected).await?;
         // DURABILITY: the bytes are durable and held; this record makes them the namespace's.
+        base_fs::failpoint::hit("content.record")
+            .map_err(|errno| base_fs::Error::new("record", digest.as_str(), errno))?;
         let committed = {
             let (scope, reference) = (self.store.scope.clone(), self.reference.clone());
             let digest = digest.clone();

@@ -329,3 +329,30 @@ fn an_abort_right_after_a_drop_leaves_nothing() {
         }
     });
 }
+
+#[test]
+fn ingests_that_nobody_can_name_are_removed_at_the_next_open() {
+    let folder = folder();
+    for reference in ["whole", "no reference", "no data", "no time", "another"] {
+        let path = ingest(folder.path(), reference);
+        fs::create_dir_all(&path).unwrap();
+        let now = timestamp::format(SystemTime::now());
+        for (name, text) in
+            [("ref", reference), ("data", "seven b"), ("startedat", &now), ("updatedat", &now)]
+        {
+            fs::write(path.join(name), text).unwrap();
+        }
+    }
+    // What a loss of power makes of them.
+    fs::write(ingest(folder.path(), "no reference").join("ref"), "").unwrap();
+    fs::remove_file(ingest(folder.path(), "no data").join("data")).unwrap();
+    fs::write(ingest(folder.path(), "no time").join("startedat"), "").unwrap();
+    fs::write(ingest(folder.path(), "another").join("ref"), "whole").unwrap();
+    super::run(async {
+        let store = local(&folder);
+        assert_eq!(store.status("whole").await.unwrap().offset, 7);
+        let whole = ingest(folder.path(), "whole");
+        let name = whole.file_name().unwrap().to_str().unwrap();
+        assert_eq!(names(&folder.path().join("content/ingest")), [name]);
+    });
+}

@@ -1,0 +1,462 @@
+//! The daemon stops at each point where data becomes a record; the disk is full at each; the power
+//! is cut. What was acknowledged is there, what is there is whole, and nothing else is left.
+//!
+//! The points are found in the source: `failpoint::hit("name")`. One that no step here reaches fails
+//! the test, so a new one needs a step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use e2e::world::{IMAGE, Options};
+use e2e::{Maker, World, image, process, wait};
+
+use crate::skip;
+
+/// Where content is in a root folder.
+pub(crate) const CONTENT: &str = "io.containerd.content.v1.content";
+/// Where the snapshotter of these tests has its trees.
+pub(crate) const OVERLAY: &str = "io.containerd.snapshotter.v1.overlayfs";
+/// Where the records are.
+pub(crate) const METADATA: &str = "io.containerd.metadata.v1.bolt";
+
+/// The file that holds the plan of the next start.
+const PLAN: &str = "failpoints";
+
+/// All failpoints of the daemon's crates.
+fn points() -> Result<BTreeSet<String>> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    let mut points = BTreeSet::new();
+    let mut folders: Vec<PathBuf> =
+        ["base", "store", "image", "service", "app"].iter().map(|ring| top.join(ring)).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() && !path.ends_with("tests") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let text = fs::read_to_string(&path)?;
+                for call in ["failpoint::hit(\"", "failpoint::hit_io(\""] {
+                    for (at, _) in text.match_indices(call) {
+                        let name = &text[at + call.len()..];
+                        let name = name.split('"').next().unwrap_or_default();
+                        // Documentation speaks of a place and a what.
+                        if name != "place.what" {
+                            points.insert(name.to_owned());
+                        }
+                    }
+                }
+            }
+        }
+    }
+    ensure!(points.len() > 20, "the source has moved: {points:?}");
+    Ok(points)
+}
+
+/// The options of all worlds here; none where failpoints cannot be.
+fn options() -> Result<Option<Options>> {
+    let options = Options::new(Maker::Forky)?;
+    if options.daemon != Maker::Ours {
+        return Ok(None);
+    }
+    let environment = vec![("IRONHULL_FAILPOINT".to_owned(), format!("@{{world}}/{PLAN}"))];
+    Ok(Some(Options { environment, ..options }))
+}
+
+/// True if the daemon of `world` has ended.
+fn ended(world: &World) -> bool {
+    world.daemon_pid().is_ok_and(|pid| !process::runs(pid))
+}
+
+/// What the points stand in the way of: an image comes, a container is made of it, all goes. Ends
+/// when the daemon does. With a daemon that lives, each step has to work at its second try, and
+/// the first may only fail because the disk is full.
+fn life(world: &World) -> Result<()> {
+    let archive = image::small()?;
+    let import = format!("images import {}", archive.display());
+    let make = format!("containers create {IMAGE} c1 /bin/true");
+    let remove = format!("images rm --sync {IMAGE}");
+    for line in [&import, &make, "containers rm c1", &remove, "leases create --id last"] {
+        step(world, line)?;
+    }
+    step(world, "leases rm --sync last")
+}
+
+fn step(world: &World, line: &str) -> Result<()> {
+    if ended(world) {
+        return Ok(());
+    }
+    let first = world.try_ctr(line)?;
+    let Err(error) = first.ok() else { return Ok(()) };
+    // The client hears of the end before the kernel has told us.
+    let text = format!("{error:#}");
+    if text.to_lowercase().contains("no space left on device") {
+        // Some of it was done before the disk was full.
+        return match world.try_ctr(line)?.ok() {
+            Ok(_) => Ok(()),
+            Err(again) if format!("{again:#}").contains("already exists") => Ok(()),
+            Err(again) if format!("{again:#}").contains("not found") => Ok(()),
+            Err(again) => Err(again.context(format!("second try of {line:?}"))),
+        };
+    }
+    wait::until("the daemon to be gone, as its client says", || {
+        ensure!(ended(world), "ctr {line}: {text}");
+        Ok(())
+    })
+}
+
+/// A digest over names, kinds, modes, sizes and contents of a tree.
+pub(crate) fn digest_of_tree(top: &Path) -> Result<String> {
+    let mut text = String::new();
+    let mut todo = vec![top.to_owned()];
+    while let Some(path) = todo.pop() {
+        let found = fs::symlink_metadata(&path).with_context(|| path.display().to_string())?;
+        let inner = path.strip_prefix(top)?.display().to_string();
+        let what = if found.is_dir() {
+            let mut names: Vec<PathBuf> =
+                fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+            names.sort();
+            todo.extend(names);
+            String::new()
+        } else if found.is_symlink() {
+            fs::read_link(&path)?.display().to_string()
+        } else if found.is_file() {
+            image::digest(&fs::read(&path)?)
+        } else {
+            String::new()
+        };
+        text += &format!("{inner} {:o} {}:{} {what}\n", found.mode(), found.uid(), found.gid());
+    }
+    Ok(image::digest(text.as_bytes()))
+}
+
+/// The committed snapshots of a world whose daemon is down: the client's key, and the folder.
+pub(crate) fn committed(world: &World) -> Result<BTreeMap<String, PathBuf>> {
+    let folder = world.inside(&world.root()).join(OVERLAY);
+    let database = world.root().join(OVERLAY).join("metadata.db");
+    if !folder.join("metadata.db").exists() {
+        return Ok(BTreeMap::new());
+    }
+    let daemon = Maker::Ours.daemon()?.display().to_string();
+    let dump = world.run(&daemon, &["bolt", "dump", &database.display().to_string()])?;
+    let mut found = BTreeMap::new();
+    let (mut key, mut id, mut kind) = (String::new(), 0, String::new());
+    // A bucket's values follow its name, in the order of their keys: id, inodes, kind.
+    for line in dump.lines().map(str::trim) {
+        if let Some((name, _)) = line.split_once("/ sequence") {
+            key = name.trim_matches('"').splitn(3, '/').nth(2).unwrap_or_default().to_owned();
+        } else if let Some(value) = line.strip_prefix("\"id\" = ") {
+            id = escaped(value)?;
+        } else if let Some(value) = line.strip_prefix("\"kind\" = ") {
+            value.clone_into(&mut kind);
+            if kind == "\"\\x03\"" {
+                found.insert(key.clone(), folder.join(format!("snapshots/{id}/fs")));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A number of one byte as the dump shows it.
+fn escaped(text: &str) -> Result<u8> {
+    let text = text.trim_matches('"');
+    Ok(match text.strip_prefix("\\x") {
+        Some(hex) => u8::from_str_radix(hex, 16)?,
+        None => match text {
+            "\\t" => 9,
+            "\\n" => 10,
+            "\\r" => 13,
+            _ => *text.as_bytes().first().context("an empty id")?,
+        },
+    })
+}
+
+/// What the committed trees of the image are like, by key.
+pub(crate) fn reference(world: &World) -> Result<BTreeMap<String, String>> {
+    committed(world)?.into_iter().map(|(key, path)| Ok((key, digest_of_tree(&path)?))).collect()
+}
+
+/// A daemon that is down has left databases that are clean, blobs that are what they are called, and
+/// committed trees that are whole.
+pub(crate) fn check_files(world: &World, good: &BTreeMap<String, String>) -> Result<()> {
+    let daemon = Maker::Ours.daemon()?.display().to_string();
+    let root = world.root();
+    for database in [root.join(METADATA).join("meta.db"), root.join(OVERLAY).join("metadata.db")] {
+        // A crash before the first write leaves an empty file, or none.
+        if fs::metadata(world.inside(&database)).is_ok_and(|found| found.len() > 0) {
+            world
+                .run(&daemon, &["bolt", "check", &database.display().to_string()])
+                .with_context(|| format!("{} is damaged", database.display()))?;
+        }
+    }
+    let blobs = world.inside(&root).join(CONTENT).join("blobs/sha256");
+    for entry in fs::read_dir(&blobs).into_iter().flatten() {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let found = image::digest(&fs::read(&path)?);
+        ensure!(found == format!("sha256:{name}"), "blob {name} has the bytes of {found}");
+    }
+    for (key, path) in committed(world)? {
+        let found = digest_of_tree(&path)?;
+        ensure!(good.get(&key) == Some(&found), "the tree of {key} is not whole");
+    }
+    Ok(())
+}
+
+/// After a restart everything works, and a collection leaves nothing.
+pub(crate) fn check_service(world: &World) -> Result<()> {
+    let checked = world.ctr("images check")?;
+    for line in checked.lines().skip(1) {
+        ensure!(line.contains("complete ("), "an image lost content: {line}");
+    }
+    world.import(&image::small()?)?;
+    let checked = world.ctr("images check")?;
+    ensure!(checked.contains("complete (") && checked.contains("true"), "{checked}");
+    world.ctr(&format!("containers create {IMAGE} c2 /bin/true"))?;
+    for id in world.ctr("containers ls -q")?.split_whitespace() {
+        world.ctr(&format!("containers rm {id}"))?;
+    }
+    for key in world.ctr("snapshots ls")?.lines().skip(1) {
+        // Of containers whose record the crash took.
+        if let (Some(key), true) = (key.split_whitespace().next(), key.contains("Active")) {
+            // The collector may come first.
+            if let Err(error) = world.try_ctr(&format!("snapshots rm {key}"))?.ok() {
+                ensure!(format!("{error:#}").contains("not found"), "{error:#}");
+            }
+        }
+    }
+    for name in world.ctr("images ls -q")?.split_whitespace() {
+        world.ctr(&format!("images rm {name}"))?;
+    }
+    for id in world.ctr("leases ls -q")?.split_whitespace() {
+        world.ctr(&format!("leases rm {id}"))?;
+    }
+    world.ctr("leases create --id collect")?;
+    world.ctr("leases rm --sync collect")?;
+    let snapshots = world.ctr("snapshots ls")?;
+    ensure!(snapshots.lines().count() == 1, "{snapshots}");
+    let root = world.inside(&world.root());
+    for folder in [
+        root.join(CONTENT).join("blobs/sha256"),
+        root.join(CONTENT).join("ingest"),
+        root.join(OVERLAY).join("snapshots"),
+    ] {
+        wait::until("the collection to take everything", || {
+            let left: Vec<_> = fs::read_dir(&folder)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.file_name())
+                .collect();
+            ensure!(left.is_empty(), "{}: {left:?}", folder.display());
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// What the trees of the image are like, from a world where nothing goes wrong.
+fn good(options: &Options) -> Result<BTreeMap<String, String>> {
+    let world = World::with_image(options.clone())?;
+    world.kill_daemon()?;
+    let good = reference(&world)?;
+    ensure!(good.len() == 2, "the image has two layers: {good:?}");
+    Ok(good)
+}
+
+/// A world whose daemon starts with a plan. A new root needs room; the backup is made by a start that
+/// finds something.
+fn planned(options: &Options, point: &str, plan: &str) -> Result<World> {
+    let world = World::without_daemon(options.clone())?;
+    if point.starts_with("bolt.backup") || plan.ends_with("enospc") {
+        world.start()?;
+        world.kill_daemon()?;
+    }
+    fs::write(world.path(PLAN), plan)?;
+    if let Err(error) = world.start() {
+        // It may have ended before it answered.
+        ensure!(ended(&world), "{error:?}");
+    }
+    Ok(world)
+}
+
+#[test]
+fn a_daemon_that_stops_at_any_point_leaves_nothing_half_done() {
+    for_all_points(
+        |world, point, good| {
+            life(world).with_context(|| format!("at {point}"))?;
+            ensure!(ended(world), "no step reaches the failpoint {point}");
+            fs::remove_file(world.path(PLAN))?;
+            check_files(world, good)?;
+            world.start()?;
+            check_service(world)
+        },
+        "abort",
+    );
+}
+
+#[test]
+fn a_disk_that_is_full_at_any_point_gives_an_error_and_keeps_everything() {
+    for_all_points(
+        |world, point, good| {
+            life(world).with_context(|| format!("at {point}"))?;
+            ensure!(!ended(world), "a full disk ended the daemon");
+            fs::remove_file(world.path(PLAN))?;
+            check_service(world)?;
+            world.kill_daemon()?;
+            check_files(world, good)
+        },
+        "enospc",
+    );
+}
+
+fn for_all_points(
+    body: impl Fn(&World, &str, &BTreeMap<String, String>) -> Result<()>,
+    action: &str,
+) {
+    let outcome: Result<()> = (|| {
+        let Some(options) = options()? else { skip!("failpoints are in our daemon alone") };
+        let good = good(&options)?;
+        let only = std::env::var("IRONHULL_POINT").ok();
+        for point in
+            points()?.iter().filter(|point| only.as_ref().is_none_or(|only| only == *point))
+        {
+            let world = planned(&options, point, &format!("{point}:1={action}"))?;
+            body(&world, point, &good)
+                .with_context(|| format!("{point}={action}\n{}", world.log()))?;
+        }
+        Ok(())
+    })();
+    if let Err(error) = outcome {
+        panic!("{error:?}");
+    }
+}
+
+/// Cuts the power of the file system at the root of `world`: what was not synced is gone. Then the
+/// machine starts again.
+fn cut_power(world: &World) -> Result<()> {
+    let root = world.root().display().to_string();
+    // EXT4_IOC_SHUTDOWN without flushing the journal.
+    let shutdown = "open(my $d, '<', $ARGV[0]) or die \"open: $!\"; my $how = pack('L', 2); \
+                    ioctl($d, 0x8004587d, $how) or die \"ioctl: $!\";";
+    world.run("perl", &["-e", shutdown, &root])?;
+    if !ended(world) {
+        world.kill_daemon()?;
+    }
+    world.run("umount", &[&root])?;
+    mount_disk(world)?;
+    // Another boot.
+    let marker = world.inside(&world.root()).join("last-start");
+    if marker.exists() {
+        fs::write(marker, "another-boot running\n")?;
+    }
+    Ok(())
+}
+
+fn mount_disk(world: &World) -> Result<()> {
+    let (disk, root) = (world.path("disk.img"), world.root());
+    let words = [disk.display().to_string(), root.display().to_string()];
+    world.run("mount", &["-o", "loop", &words[0], &words[1]])?;
+    Ok(())
+}
+
+/// A world whose root is on a disk; none where there are no loop devices.
+fn with_disk(options: &Options) -> Result<Option<World>> {
+    let world = World::without_daemon(options.clone())?;
+    let disk = world.path("disk.img");
+    fs::File::create(&disk)?.set_len(128 << 20)?;
+    world.run("mkfs.ext4", &["-q", "-F", &disk.display().to_string()])?;
+    fs::create_dir_all(world.root())?;
+    Ok(mount_disk(&world).is_ok().then_some(world))
+}
+
+#[test]
+fn a_loss_of_power_takes_nothing_that_was_acknowledged() {
+    let outcome: Result<()> = (|| {
+        let Some(options) = options()? else { skip!("the power cut is followed by our recovery") };
+        let good = good(&options)?;
+        // After everything was acknowledged, and in the middle of things.
+        let plans = [
+            "",
+            "content.file.sync-name:1=abort",
+            "diff.layer.sync:2=abort",
+            "snapshot.commit.record:1=abort",
+            "bolt.meta.sync:9=abort",
+            "bolt.committed:12=abort",
+            "image.record:1=abort",
+        ];
+        for plan in plans {
+            let Some(world) = with_disk(&options)? else { skip!("no loop devices") };
+            fs::write(world.path(PLAN), plan)?;
+            world.start()?;
+            let imported = world.import(&image::small()?).is_ok();
+            ensure!(imported == plan.is_empty(), "{plan}: the daemon did not stop");
+            cut_power(&world)?;
+            fs::remove_file(world.path(PLAN))?;
+            check_files(&world, &good).with_context(|| format!("{plan}\n{}", world.log()))?;
+            world.start()?;
+            if imported {
+                let images = world.ctr("images ls -q")?;
+                ensure!(images.contains(IMAGE), "an acknowledged image is gone: {images}");
+            }
+            check_service(&world).with_context(|| format!("{plan}\n{}", world.log()))?;
+            world.kill_daemon()?;
+            world.run("umount", &[&world.root().display().to_string()])?;
+        }
+        Ok(())
+    })();
+    if let Err(error) = outcome {
+        panic!("{error:?}");
+    }
+}
+
+/// A root on a file system that is full: what needs room is refused by a clear error, and everything
+/// can be deleted.
+#[test]
+fn on_a_full_disk_everything_can_be_deleted() {
+    let outcome: Result<()> = (|| {
+        let Some(options) = options()? else { skip!("containerd needs room to delete") };
+        let world = World::without_daemon(options)?;
+        fs::create_dir_all(world.root())?;
+        let root = world.root().display().to_string();
+        world.run("mount", &["-t", "tmpfs", "-o", "size=24m", "tmpfs", &root])?;
+        world.start()?;
+        world.import(&image::small()?)?;
+        for number in 0..5 {
+            world.ctr(&format!("containers create {IMAGE} c{number} /bin/true"))?;
+        }
+        // Nothing is left for anybody.
+        let filler = world.inside(&world.root()).join("filler");
+        let mut file = fs::File::create(&filler)?;
+        let block = vec![1; 4096];
+        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+        drop(file);
+        let mut refused = None;
+        for number in 5..400 {
+            let output =
+                world.try_ctr(&format!("containers create {IMAGE} c{number} /bin/true"))?;
+            if let Err(error) = output.ok() {
+                refused = Some(format!("{error:#}"));
+                break;
+            }
+        }
+        let refused = refused.context("the disk never became full")?;
+        ensure!(refused.contains("resource exhausted"), "{refused}");
+        for id in world.ctr("containers ls -q")?.split_whitespace() {
+            world.ctr(&format!("containers rm {id}")).context("delete on a full disk")?;
+        }
+        world.ctr(&format!("images rm --sync {IMAGE}"))?;
+        fs::remove_file(&filler)?;
+        check_service(&world)?;
+        if world.stop_daemon()? != 0 {
+            bail!("the daemon did not stop cleanly");
+        }
+        world.run("umount", &[&root])?;
+        Ok(())
+    })();
+    if let Err(error) = outcome {
+        panic!("{error:?}");
+    }
+}
