@@ -7,6 +7,7 @@ mod compare;
 mod crash;
 mod cross;
 mod ctr;
+mod docker;
 mod durability;
 mod listeners;
 mod process;

@@ -10,6 +10,7 @@
 //! fixed time, every wait asks again until [`wait::PATIENCE`] is over.
 
 pub mod client;
+pub mod docker;
 pub mod image;
 pub mod memory;
 pub mod process;

@@ -68,6 +68,19 @@ impl Maker {
         Ok(path)
     }
 
+    /// The folder of Docker, from the same suite as this maker's programs.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or nobody makes it.
+    pub fn docker(self) -> Result<PathBuf> {
+        let path = folder(PEERS, Path::new("../peers"))?.join(format!("docker-{self}"));
+        if !path.join("complete").is_file() {
+            bail!("{} is not there: run the tests by `cargo xtask test`", path.display());
+        }
+        Ok(path)
+    }
+
     /// The daemon.
     ///
     /// # Errors

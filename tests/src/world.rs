@@ -57,6 +57,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Hide the v2 hierarchy of a hybrid layout, which crun 1.8 refuses to work with.
     pub hide_unified: bool,
+    /// A network of its own, with a loopback alone.
+    pub network: bool,
 }
 
 impl Options {
@@ -76,6 +78,7 @@ impl Options {
             arguments: Vec::new(),
             environment: Vec::new(),
             hide_unified: false,
+            network: false,
         })
     }
 
@@ -135,7 +138,7 @@ impl World {
         }
         let world = World {
             namespace: format!("e2e-{}-{number}", std::process::id()),
-            mounts: MountNamespace::new(options.hide_unified)?,
+            mounts: MountNamespace::new(options.hide_unified, options.network)?,
             daemon: Mutex::new(None),
             options,
             folder,
@@ -277,6 +280,12 @@ impl World {
     #[must_use]
     pub fn inside(&self, path: &Path) -> PathBuf {
         self.mounts.inside(path)
+    }
+
+    /// The processes of this world that are not in containers: daemons, shims, clients.
+    #[must_use]
+    pub fn processes(&self) -> Vec<i32> {
+        self.mounts.processes()
     }
 
     /// What lasts.

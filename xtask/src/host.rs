@@ -28,6 +28,7 @@ pub const TEST: &[Need] = &[
     Need { program: "skopeo", package: "skopeo", why: "makes images in all formats" },
     Need { program: "umoci", package: "umoci", why: "makes OCI images" },
     Need { program: "ip", package: "iproute2", why: "network namespaces of the tests" },
+    Need { program: "iptables", package: "iptables", why: "Docker's networks in the tests" },
     Need { program: "patchelf", package: "patchelf", why: "makes programs of a newer Debian run" },
 ];
 

@@ -5,6 +5,7 @@
 //! <target>/peers/bookworm/usr/bin/{containerd,ctr,containerd-shim-runc-v2}   containerd 1.6
 //! <target>/peers/forky/usr/bin/{containerd,ctr,containerd-shim-runc-v2}      containerd 2.1
 //! <target>/peers/forky/lib/                                                  its libc
+//! <target>/peers/docker-{bookworm,forky}/usr/{bin,sbin}/{docker,dockerd,...} Docker 20.10 and 28.5
 //! ```
 
 use std::fs;
@@ -31,8 +32,31 @@ pub fn fetch() -> Result<PathBuf> {
         say("fetching containerd 2.1 of Debian forky, as a peer of the tests (not installed)");
         forky(&peers.join("forky")).context("containerd of Debian forky")?;
     }
+    for (suite, version) in [("bookworm", "20.10"), ("forky", "28.5")] {
+        let folder = peers.join(format!("docker-{suite}"));
+        if !folder.join("complete").exists() {
+            say(&format!("fetching Docker {version}, as a client of the tests (not installed)"));
+            docker(suite, &peers, &folder).with_context(|| format!("Docker of {suite}"))?;
+        }
+    }
     criu::fetch(&peers);
     Ok(peers)
+}
+
+/// Docker's daemon and command line, the init program that `--init` gives to containers, and a
+/// registry. Programs of forky's Docker run with the libc of Debian 12.
+fn docker(suite: &str, peers: &Path, folder: &Path) -> Result<()> {
+    let _ = fs::remove_dir_all(folder);
+    let packages: &[&str] = match suite {
+        "bookworm" => &["docker.io", "libdevmapper1.02.1", "tini", "docker-registry"],
+        _ => &["docker.io", "docker-cli", "tini-static"],
+    };
+    let suite = Suite::of(suite, peers)?;
+    for package in packages {
+        suite.unpack(package, folder)?;
+    }
+    fs::write(folder.join("complete"), "")?;
+    Ok(())
 }
 
 /// containerd of the suite that the machine's own package lists have.
@@ -92,6 +116,15 @@ impl Suite {
         Ok(suite)
     }
 
+    /// The lists of `name` that were read for its containerd; they are read if they are not there.
+    fn of(name: &str, peers: &Path) -> Result<Suite> {
+        let folder = peers.join(name).join("apt");
+        if folder.join("sources.list").exists() && folder.join("lists").exists() {
+            return Ok(Suite { folder });
+        }
+        Suite::new(name, &folder)
+    }
+
     /// The package manager with these lists.
     pub fn apt_get(&self) -> Command {
         let mut command = host::apt_get();
@@ -113,7 +146,12 @@ impl Suite {
 
     /// Downloads `package` and unpacks it below `folder`.
     fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
-        output(self.apt_get().args(["download", package]))?;
+        let download = || output(self.apt_get().args(["download", package]));
+        // Lists that are old name packages that mirrors no longer have.
+        if download().is_err() {
+            output(self.apt_get().arg("update"))?;
+            download()?;
+        }
         let prefix = format!("{package}_");
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();

@@ -21,8 +21,18 @@ impl World {
     ///
     /// The text names what is left.
     pub fn assert_clean(&self) -> Result<()> {
+        self.assert_clean_but(|_| false)
+    }
+
+    /// The same, but for what is `allowed`, as [`leftovers`](Self::leftovers) tells it.
+    ///
+    /// # Errors
+    ///
+    /// The text names what is left.
+    pub fn assert_clean_but(&self, allowed: impl Fn(&str) -> bool) -> Result<()> {
         wait::until_within(CLEANING, "nothing to be left behind", || {
-            let left = self.leftovers();
+            let mut left = self.leftovers();
+            left.retain(|left| !allowed(left));
             if left.is_empty() { Ok(()) } else { bail!("left: {}", left.join(", ")) }
         })
     }

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::process;
+
 /// Folders that programs know by name. Each is an empty one in a namespace of ours.
 const PRIVATE: [&str; 3] = ["/run/containerd", "/var/lib/containerd", "/etc/containerd"];
 
@@ -13,15 +15,17 @@ const PRIVATE: [&str; 3] = ["/run/containerd", "/var/lib/containerd", "/etc/cont
 #[derive(Debug)]
 pub struct MountNamespace {
     holder: Child,
+    network: bool,
 }
 
 impl MountNamespace {
-    /// Makes one. `hide_unified` unmounts the v2 hierarchy of a hybrid layout in it.
+    /// Makes one. `hide_unified` unmounts the v2 hierarchy of a hybrid layout in it; `network`
+    /// makes a network namespace beside it, with a loopback that is up.
     ///
     /// # Errors
     ///
     /// No right to (tests run as root), or no `unshare`.
-    pub fn new(hide_unified: bool) -> Result<MountNamespace> {
+    pub fn new(hide_unified: bool, network: bool) -> Result<MountNamespace> {
         let mut script = String::from("set -e\n");
         for folder in PRIVATE {
             // `/run/containerd` is made on the machine if it is not there: nothing can be mounted
@@ -36,9 +40,13 @@ impl MountNamespace {
         if hide_unified && Path::new("/sys/fs/cgroup/unified").is_dir() {
             script += "umount /sys/fs/cgroup/unified\n";
         }
+        if network {
+            script += "ip link set lo up\n";
+        }
         script += "echo ready\nexec sleep infinity\n";
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]);
+        command.args(network.then_some("--net"));
         command.args(["--", "sh", "-c", &script]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut holder = command.spawn().context("start unshare")?;
@@ -51,7 +59,7 @@ impl MountNamespace {
             let status = holder.wait()?;
             bail!("cannot make a mount namespace ({status}): tests run as root");
         }
-        Ok(MountNamespace { holder })
+        Ok(MountNamespace { holder, network })
     }
 
     /// `program` in this namespace; its process id is the one that the command gets.
@@ -60,8 +68,24 @@ impl MountNamespace {
         let mut command = Command::new("/usr/bin/setpriv");
         command.args(["--pdeathsig", "KILL", "nsenter"]);
         command.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id()));
+        if self.network {
+            command.arg(format!("--net=/proc/{}/ns/net", self.holder.id()));
+        }
         command.arg("--").arg(program);
         command
+    }
+
+    /// The processes in this namespace, without the one that keeps it.
+    #[must_use]
+    pub fn processes(&self) -> Vec<i32> {
+        let namespace = |pid: String| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        let holder = self.holder.id().to_string();
+        let mine = namespace(holder.clone());
+        process::all()
+            .into_iter()
+            .filter(|pid| mine.is_some() && pid.to_string() != holder)
+            .filter(|pid| namespace(pid.to_string()) == mine)
+            .collect()
     }
 
     /// `path` as processes in this namespace see it.
