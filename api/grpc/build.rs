@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use prost_types::FileDescriptorSet;
 
 /// Services that the daemon serves; reflection shows these.
-const SERVED: [&str; 18] = [
+const SERVED: [&str; 19] = [
     "containerd/services/containers.proto",
     "containerd/services/content.proto",
     "containerd/services/diff.proto",
@@ -24,6 +24,7 @@ const SERVED: [&str; 18] = [
     "containerd/services/version.proto",
     "containerd/types/transfer.proto",
     "grpc/health.proto",
+    "ironhull/operations.proto",
     "v0/api.proto",
 ];
 

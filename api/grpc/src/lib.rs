@@ -52,6 +52,9 @@ pub use services::version::v1 as version;
 
 pub use generated::containerd::types::transfer as transfer_types;
 
+/// What the daemon is doing just now; ours alone.
+pub use generated::ironhull::operations::v1 as operations;
+
 /// The API of containerd 0.2: package `types`, service `types.API`.
 pub use generated::types as v0;
 

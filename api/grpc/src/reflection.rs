@@ -10,7 +10,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 pub const EVERY_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/every.bin"));
 
 /// Full names of all services that the daemon serves, without reflection itself.
-pub const SERVICES: [&str; 18] = [
+pub const SERVICES: [&str; 19] = [
     "containerd.services.containers.v1.Containers",
     "containerd.services.content.v1.Content",
     "containerd.services.diff.v1.Diff",
@@ -28,6 +28,7 @@ pub const SERVICES: [&str; 18] = [
     "containerd.services.transfer.v1.Transfer",
     "containerd.services.version.v1.Version",
     "grpc.health.v1.Health",
+    "ironhull.operations.v1.Operations",
     "types.API",
 ];
 

@@ -1,6 +1,7 @@
 //! What is built in: the one list of plugins, in containerd's types, ids and configuration.
 
 mod grpc;
+mod restart;
 mod services;
 mod stores;
 
@@ -41,18 +42,20 @@ pub fn graph(surroundings: &Rc<Surroundings>) -> Graph {
     let mut graph = Graph::default();
     stores::register(&mut graph, surroundings);
     services::register(&mut graph, surroundings);
+    graph.register(restart::registration(surroundings));
     grpc::register(&mut graph, surroundings);
     graph
 }
 
 /// The configurations of the plugins that have one, with their defaults filled in.
-const CONFIGURED: [&str; 6] = [
+const CONFIGURED: [&str; 7] = [
     stores::BOLT,
     stores::OVERLAYFS,
     stores::NATIVE,
     stores::SCHEDULER,
     services::DIFF,
     services::TASK,
+    restart::RESTART,
 ];
 
 /// The plugins that have a configuration.
@@ -70,5 +73,6 @@ pub fn effective_tables(config: &Config) -> Result<BTreeMap<String, toml::Table>
     tables.take::<crate::collector::SchedulerConfig>(stores::SCHEDULER).map_err(failed)?;
     tables.take::<services::DiffConfig>(services::DIFF).map_err(failed)?;
     tables.take::<services::TaskConfig>(services::TASK).map_err(failed)?;
+    tables.take::<restart::RestartConfig>(restart::RESTART).map_err(failed)?;
     Ok(tables.effective())
 }

@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use api_grpc::operations::operations_server::OperationsServer;
 use base_plugin::{Outcome, Plugins, types};
 use base_telemetry::logs::{self, Format};
 use base_telemetry::metrics::{Collect, Registry, head, sample};
 use base_telemetry::process::ProcessCollector;
 use runtime_supervisor::Supervisor;
+use runtime_supervisor::restart::RestartMonitor;
 use service_grpc::metering::MeteringLayer;
 use service_grpc::server::{self, Dispatcher, GrpcService};
 use service_grpc::ttrpc_events::ShimEvents;
-use service_grpc::{PluginReport, Stores};
+use service_grpc::{OperationsService, PluginReport, Stores};
 use tokio::signal::unix::{SignalKind, signal};
 use tower::Layer as _;
 
@@ -56,9 +58,7 @@ pub fn run(loaded: Loaded) -> Result<()> {
     tracing::info!(revision = cli::REVISION, version = cli::VERSION, "starting containerd");
     folder(&config.root, ROOT_MODE)?;
     folder(&config.state, STATE_MODE)?;
-    if !config.temp.is_empty() {
-        folder(Path::new(&config.temp), ROOT_MODE)?;
-    }
+    temporary_folder(&config.temp)?;
     place_process(config.oom_score, &config.cgroup.path);
     let temporary_mounts = config.root.join("tmpmounts");
     folder(&temporary_mounts, ROOT_MODE)?;
@@ -114,6 +114,17 @@ fn required(plugins: &Plugins, wanted: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Makes the folder for temporary files, if one is configured, and tells it to ourselves and to all
+/// programs that we start.
+fn temporary_folder(temp: &str) -> Result<()> {
+    if temp.is_empty() {
+        return Ok(());
+    }
+    folder(Path::new(temp), ROOT_MODE)?;
+    kernel_process::set_variable("TMPDIR", temp)
+        .map_err(|error| anyhow::anyhow!("export TMPDIR: {error}"))
+}
+
 /// Makes `path` with `mode`, or gives it that mode as far as we may.
 fn folder(path: &Path, mode: u32) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
@@ -165,6 +176,7 @@ async fn serve(surroundings: &Surroundings, plugins: Plugins, started: Instant) 
     let metrics = surroundings.metrics.clone();
     metrics.register(Arc::new(BuildInfo));
     metrics.register(Arc::new(ProcessCollector));
+    metrics.register(Arc::new(http::OperationMetrics((*supervisor).clone())));
     if !config.debug.address.is_empty() {
         let owner = (config.debug.uid, config.debug.gid);
         let handler = http::Debug { supervisor: (*supervisor).clone() };
@@ -184,7 +196,7 @@ async fn serve(surroundings: &Surroundings, plugins: Plugins, started: Instant) 
     let ttrpc = sockets::listen(Path::new(&ttrpc_path), uid, gid)?;
     let grpc = sockets::listen(Path::new(&config.grpc.address), config.grpc.uid, config.grpc.gid)?;
     let shims = serve_shims((*supervisor).clone(), ttrpc);
-    let clients = server::serve(grpc, metering.layer(dispatcher(&plugins)?));
+    let clients = server::serve(grpc, metering.layer(dispatcher(&plugins, &supervisor)?));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut dump = signal(SignalKind::user_defined1())?;
@@ -195,7 +207,16 @@ async fn serve(surroundings: &Surroundings, plugins: Plugins, started: Instant) 
     // COMPAT: tools wait for this line.
     tracing::info!("containerd successfully booted in {:.6}s", started.elapsed().as_secs_f64());
     notify(sd_notify::NotifyState::Ready);
-    let adopting = tokio::spawn(adoption);
+    // Restarts need to know which tasks there are.
+    let restarts = plugins.get::<RestartMonitor>(types::CONTAINER_MONITOR, "restart").ok();
+    let adopting = tokio::spawn(async move {
+        adoption.await;
+        if let Some(monitor) = restarts
+            && let Err(error) = (*monitor).clone().run().await
+        {
+            tracing::error!(%error, "restart monitor");
+        }
+    });
     if let Ok(stores) = plugins.get::<Stores>(types::METADATA, "bolt") {
         tokio::spawn(back_up((*stores).clone()));
     }
@@ -254,7 +275,7 @@ async fn serve_shims(
 }
 
 /// All services of the plugins, with reflection.
-fn dispatcher(plugins: &Plugins) -> Result<Dispatcher> {
+fn dispatcher(plugins: &Plugins, supervisor: &Supervisor) -> Result<Dispatcher> {
     let services = plugins
         .all::<GrpcService>(types::GRPC)
         .map_err(|error| anyhow::anyhow!("gRPC services: {error}"))?;
@@ -262,6 +283,9 @@ fn dispatcher(plugins: &Plugins) -> Result<Dispatcher> {
     for service in services.values() {
         dispatcher.add((**service).clone());
     }
+    // No plugin, so that the list of plugins stays containerd's.
+    let operations = OperationsServer::new(OperationsService(supervisor.clone()));
+    dispatcher.add(GrpcService::new(operations));
     dispatcher.add(GrpcService::new(api_grpc::reflection_v1()?));
     dispatcher.add(GrpcService::new(api_grpc::reflection_v1alpha()?));
     Ok(dispatcher)

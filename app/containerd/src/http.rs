@@ -2,6 +2,7 @@
 
 mod debug;
 mod metrics;
+mod operations;
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -20,6 +21,7 @@ use tokio::sync::Semaphore;
 
 pub use debug::{Debug, tasks};
 pub use metrics::Metrics;
+pub use operations::OperationMetrics;
 
 /// Connections that one listener serves at once: scrapers and developers are few.
 const MAX_CONNECTIONS: usize = 32;

@@ -8,8 +8,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::command::{
-    containers, content, deprecations, events, images, info, leases, namespaces, oci, plugins, run,
-    snapshots, tasks, version,
+    containers, content, deprecations, events, images, info, leases, namespaces, oci, operations,
+    plugins, run, snapshots, tasks, version,
 };
 use crate::connection::Connection;
 use crate::{Outcome, arguments};
@@ -63,6 +63,8 @@ enum Command {
     Oci(oci::Command),
     /// Print the server info
     Info,
+    /// Print what the server is doing just now
+    Operations(operations::Operations),
     /// Print what the server uses that will go away
     #[command(subcommand)]
     Deprecations(deprecations::Command),
@@ -98,6 +100,7 @@ impl Cli {
             Command::Tasks(command) => command.run(connection).await,
             Command::Oci(command) => command.run(),
             Command::Info => info::run(connection).await,
+            Command::Operations(command) => command.run(connection).await,
             Command::Deprecations(command) => command.run(connection).await,
         }
     }

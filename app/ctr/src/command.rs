@@ -9,6 +9,7 @@ pub(crate) mod info;
 pub(crate) mod leases;
 pub(crate) mod namespaces;
 pub(crate) mod oci;
+pub(crate) mod operations;
 pub(crate) mod plugins;
 pub(crate) mod run;
 pub(crate) mod snapshots;

@@ -20,6 +20,8 @@ pub const RUNTIME: &str = "io.containerd.runtime.v2";
 pub const SHIM: &str = "io.containerd.shim.v1";
 /// Watchers of tasks.
 pub const MONITOR: &str = "io.containerd.monitor.task.v1";
+/// Monitors of containers.
+pub const CONTAINER_MONITOR: &str = "io.containerd.monitor.container.v1";
 /// Services inside of the daemon.
 pub const SERVICE: &str = "io.containerd.service.v1";
 /// gRPC services.

@@ -14,6 +14,7 @@
 #![allow(unsafe_code)]
 
 mod child;
+mod environment;
 mod error;
 mod exit;
 mod limits;
@@ -24,6 +25,7 @@ mod procfs;
 mod signal;
 
 pub use child::{Fork, die_with_parent, fork_single_threaded, map_descriptors};
+pub use environment::set_variable;
 pub use error::Error;
 pub use exit::Exit;
 pub use limits::{is_subreaper, oom_score_adj, raise_nofile, set_oom_score_adj, set_subreaper};

@@ -20,14 +20,15 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::ShimError;
 use crate::bundle::Bundle;
 use crate::connection::{CallError, Connection, socket_path};
-use crate::resolve::{RUNC, shim_program};
+use crate::resolve::{RUNC, runtime_options, shim_program};
 use crate::slots::{Claim, Slot};
 use crate::supervisor::{Inner, Runtime, Supervisor, blocking};
 use crate::task::{Exit, Task};
 
 /// How many shims are looked for at once. Waiting for a socket costs nothing; a dead shim costs a
-/// process, and the start queue bounds those.
-const WIDTH: usize = 64;
+/// process, and the start queue bounds those. One that hangs holds its place for the time limit, so
+/// there are more places than shims that hang.
+const WIDTH: usize = 512;
 /// The pause before a shim that did not accept a connection is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// The pause between two tries to connect within the time limit.
@@ -51,18 +52,18 @@ pub struct Adoption {
     pub waiting: usize,
 }
 
-enum Outcome {
+pub(crate) enum Outcome {
     Adopted,
     Cleaned,
     Waiting,
 }
 
 /// A bundle that was found, and the claim on its name.
-struct Found {
-    bundle: Bundle,
-    claim: Claim,
+pub(crate) struct Found {
+    pub(crate) bundle: Bundle,
+    pub(crate) claim: Claim,
     /// Dropped when the name is settled.
-    settled: watch::Sender<()>,
+    pub(crate) settled: watch::Sender<()>,
 }
 
 impl Supervisor {
@@ -76,6 +77,7 @@ impl Supervisor {
         let bundles = inner.config.bundles();
         let rebooted = record_boot(&bundles);
         let mut found = Vec::new();
+        inner.settled.send_replace(Instant::now());
         for (namespace, id) in names(&bundles) {
             let (settled, settling) = watch::channel(());
             if let Ok(claim) = inner.slots.claim(&namespace, &id, Slot::Adopting(settling)) {
@@ -109,6 +111,7 @@ impl Supervisor {
                 let Adoption { adopted, cleaned, waiting } = adoption;
                 tracing::info!(adopted, cleaned, waiting, "shims of an earlier daemon");
             }
+            inner.reconcile_forever();
             adoption
         }
     }
@@ -124,9 +127,17 @@ pub(crate) enum Contact {
 
 impl Inner {
     /// Boxed, because a retry starts the next one.
-    fn adopt(this: &Arc<Inner>, found: Found, rebooted: bool) -> BoxFuture<'static, Outcome> {
+    pub(crate) fn adopt(
+        this: &Arc<Inner>,
+        found: Found,
+        rebooted: bool,
+    ) -> BoxFuture<'static, Outcome> {
         let this = Arc::clone(this);
-        Box::pin(async move { this.adopt_one(found, rebooted).await })
+        Box::pin(async move {
+            let outcome = this.adopt_one(found, rebooted).await;
+            this.settled.send_replace(Instant::now());
+            outcome
+        })
     }
 
     async fn adopt_one(self: &Arc<Self>, found: Found, rebooted: bool) -> Outcome {
@@ -139,7 +150,8 @@ impl Inner {
             return Outcome::Cleaned;
         }
         let runtime = this.containers.runtime(&bundle.namespace, &bundle.id).await;
-        let runtime = runtime.unwrap_or_default();
+        let mut runtime = runtime.unwrap_or_default();
+        runtime.options = runtime_options(runtime.options);
         operation.phase("connecting");
         let contact = if rebooted { Contact::Dead } else { this.contact(&bundle).await };
         match contact {
@@ -257,6 +269,7 @@ impl Inner {
             .or_else(|| self.runtime_program(&runtime).ok())
             .unwrap_or_default();
         let shared = bundle.shares_shim();
+        let answered = state.is_some();
         let pid = state.as_ref().map_or(0, |state| state.pid);
         let task = Task::new(bundle.clone(), connection, program, runtime.options, shared, pid);
         if let Some(state) = state.filter(|state| state.status() == Status::Stopped) {
@@ -278,6 +291,9 @@ impl Inner {
         let task = Arc::new(task);
         claim.give(Arc::clone(&task));
         Inner::watch_task(self, &task);
+        if !answered {
+            Inner::expect_answer(self, &task);
+        }
         Outcome::Adopted
     }
 
@@ -303,6 +319,7 @@ impl Inner {
             DeleteResponse { pid: 0, exit_status: 255, exited_at: None }
         });
         self.publish_end(bundle, &deleted);
+        self.remove_cgroup(bundle).await;
         self.remove_dead_socket(bundle).await;
         self.remove_bundle(bundle).await;
     }
@@ -329,7 +346,7 @@ fn record_boot(bundles: &Path) -> bool {
 }
 
 /// The namespaces and ids that have a folder below `root`.
-fn names(root: &Path) -> Vec<(Namespace, String)> {
+pub(crate) fn names(root: &Path) -> Vec<(Namespace, String)> {
     let mut names = Vec::new();
     for namespace in folders(root) {
         let Ok(valid) = Namespace::new(&namespace) else { continue };

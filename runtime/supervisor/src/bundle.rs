@@ -36,6 +36,8 @@ const REMAPPED_BUNDLE_MODE: u32 = 0o710;
 const PASS_MODE: u32 = 0o711;
 /// The largest of the small files that are read back: an address, a path, a JSON line.
 const MAX_FILE: u64 = 64 << 10;
+/// The largest spec; a message cannot be larger.
+const MAX_SPEC: u64 = 16 << 20;
 
 /// Where a task's files are. Making one touches nothing.
 #[derive(Clone, Debug)]
@@ -194,6 +196,12 @@ impl Bundle {
         let bytes = self.read("shim-binary-path").ok()?;
         let path = PathBuf::from(std::ffi::OsString::from_vec(bytes));
         path.is_absolute().then_some(path)
+    }
+
+    /// The control group of the container, if its spec names one.
+    pub(crate) fn cgroup(&self) -> Option<String> {
+        let spec = base_fs::read_file(self.path.join("config.json"), MAX_SPEC).ok()?;
+        crate::reconcile::cgroup_of(&spec)
     }
 
     /// Records that the shim is that of `sandbox`.

@@ -16,15 +16,20 @@ use api_shim::{Any, Message};
 use base_errors::Class;
 use base_ident::{Namespace, validate_identifier};
 use futures_util::StreamExt as _;
+use tokio::time::{timeout, timeout_at};
 
 use crate::TaskError;
 use crate::connection::CallError;
+use crate::operation::WAIT;
 use crate::slots::Slot;
-use crate::supervisor::{Inner, Supervisor};
+use crate::supervisor::{Inner, Supervisor, watch};
 use crate::task::{Exit, Task};
 
+/// How long a list waits for the next shim to be adopted. Those that live answer in milliseconds,
+/// one after the other; on a machine that is very busy there may be pauses.
+const ADOPTION_PATIENCE: Duration = Duration::from_millis(500);
 /// How many shims are asked for their state at once by a list.
-const LIST_WIDTH: usize = 32;
+const LIST_WIDTH: usize = 256;
 
 /// A process to add to a task.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -59,6 +64,11 @@ impl Supervisor {
             Err(CallError::Closed) => {
                 operation.phase("waiting for the cleanup after the shim");
                 Err(self.inner.after_close(task).await)
+            }
+            Err(error) if error.is_timeout() => {
+                // What is named then is what the shim is busy with, this call among it.
+                let (namespace, id) = (&task.bundle.namespace, task.id());
+                Err(self.inner.held_up(namespace, id, error))
             }
             Err(error) => Err(error.into()),
         }
@@ -139,10 +149,19 @@ impl Supervisor {
         }
     }
 
-    async fn state(&self, task: &Task, exec_id: &str) -> base_errors::Result<Process> {
+    async fn state(&self, task: &Arc<Task>, exec_id: &str) -> base_errors::Result<Process> {
+        let limit = self.inner.config.timeouts.task_state;
+        if timeout(limit, task.speaks()).await.is_err() {
+            // It would only be asked the same once more.
+            return Err(TaskError::Silent(task.id().to_owned()).into());
+        }
         let request = StateRequest { id: task.id().to_owned(), exec_id: exec_id.to_owned() };
-        let limit = Some(self.inner.config.timeouts.task_state);
-        let state: StateResponse = self.call("state", "State", task, &request, limit).await?;
+        let state: base_errors::Result<StateResponse> =
+            self.call("state", "State", task, &request, Some(limit)).await;
+        if state.as_ref().is_err_and(|error| error.class() == Class::DeadlineExceeded) {
+            Inner::expect_answer(&self.inner, task);
+        }
+        let state = state?;
         let name = if exec_id.is_empty() { task.id() } else { exec_id };
         Ok(Process {
             // COMPAT: containerd leaves the id of the container out.
@@ -160,20 +179,17 @@ impl Supervisor {
     }
 
     /// The init processes of all tasks of a namespace, by id. A task whose shim does not answer in
-    /// time is left out.
+    /// time is left out; shims that are known not to answer are not waited for.
     pub async fn list(&self, namespace: &Namespace) -> Vec<Process> {
-        let ids = self.inner.slots.list(namespace).into_iter();
-        let known = ids.filter(|(_, slot)| !matches!(slot, Slot::Creating)).map(|(id, _)| id);
-        futures_util::stream::iter(known)
-            .map(|id| async move {
-                let result = match self.inner.task(namespace, &id).await {
-                    Ok(task) => self.state(&task, "").await,
-                    Err(error) => Err(error),
-                };
-                result
+        self.inner.adopted(namespace).await;
+        let tasks = self.inner.live_in(namespace).into_iter();
+        futures_util::stream::iter(tasks.filter(|task| !task.is_silent()))
+            .map(|task| async move {
+                self.state(&task, "")
+                    .await
                     .inspect_err(|error| {
                         if !error.is_not_found() {
-                            tracing::error!(task = %format!("{namespace}/{id}"), %error, "list");
+                            tracing::error!(task = %task.bundle.object(), %error, "list");
                         }
                     })
                     .ok()
@@ -346,7 +362,7 @@ impl Supervisor {
     ) -> base_errors::Result<Exit> {
         let task = self.inner.task(namespace, id).await?;
         if exec_id.is_empty() {
-            let _operation = self.inner.operation("wait", namespace, id, None);
+            let _operation = self.inner.operation(WAIT, namespace, id, None);
             let not_found = || TaskError::NotFound(id.to_owned()).into();
             return task.wait().await.ok_or_else(not_found);
         }
@@ -362,6 +378,42 @@ impl Supervisor {
 }
 
 impl Inner {
+    /// Waits while tasks of a namespace are being adopted, and that goes on: shims that hang are not
+    /// waited for.
+    async fn adopted(&self, namespace: &Namespace) {
+        let mut settled = self.settled.subscribe();
+        let adopting = |slots: Vec<(String, Slot)>| {
+            slots.iter().any(|(_, slot)| matches!(slot, Slot::Adopting(_)))
+        };
+        while adopting(self.slots.list(namespace)) {
+            let until = *settled.borrow_and_update() + ADOPTION_PATIENCE;
+            if timeout_at(until, settled.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Takes a shim for one that does not answer, until it does.
+    pub(crate) fn expect_answer(this: &Arc<Inner>, task: &Arc<Task>) {
+        if !task.set_silent(true) {
+            return;
+        }
+        tracing::warn!(task = %task.bundle.object(), "shim does not answer");
+        let ours = Arc::clone(task);
+        // Asked once and without a limit: the answer comes when the shim can give it.
+        let asking = watch(this, |_| async move {
+            let request = StateRequest { id: ours.id().to_owned(), exec_id: String::new() };
+            let state: Result<StateResponse, CallError> =
+                ours.connection.call("State", &request, None).await;
+            if let Ok(state) = state {
+                ours.set_pid(state.pid);
+            }
+            ours.set_silent(false);
+            tracing::info!(task = %ours.bundle.object(), "shim answers again");
+        });
+        task.add_helper(asking);
+    }
+
     /// The tasks of a namespace that can be called now.
     pub(crate) fn live_in(&self, namespace: &Namespace) -> Vec<Arc<Task>> {
         let live = |(_, slot)| match slot {

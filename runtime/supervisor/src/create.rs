@@ -18,7 +18,7 @@ use crate::bundle::Bundle;
 use crate::checkpoint::Unpack;
 use crate::connection::{CallError, Connection};
 use crate::operation::OperationGuard;
-use crate::resolve::shim_program;
+use crate::resolve::{runtime_options, shim_program, task_options};
 use crate::slots::Slot;
 use crate::supervisor::{Helper, Inner, Runtime, Supervisor, blocking};
 use crate::task::Task;
@@ -85,8 +85,9 @@ impl Supervisor {
     pub async fn create(
         &self,
         namespace: &Namespace,
-        request: CreateTask,
+        mut request: CreateTask,
     ) -> base_errors::Result<u32> {
+        request.runtime.options = runtime_options(request.runtime.options);
         let id = request.id.clone();
         validate_identifier(&id).map_err(|source| TaskError::Id { id: id.clone(), source })?;
         let claim = loop {
@@ -99,7 +100,11 @@ impl Supervisor {
                         _ => {}
                     }
                 }
-                Err(Slot::Creating | Slot::Live(_)) => return Err(TaskError::Exists(id).into()),
+                Err(Slot::Creating) => {
+                    let error = TaskError::Exists(id.clone());
+                    return Err(self.inner.held_up(namespace, &id, error));
+                }
+                Err(Slot::Live(_)) => return Err(TaskError::Exists(id).into()),
             }
         };
         let inner = Arc::clone(&self.inner);
@@ -196,11 +201,7 @@ impl Inner {
         };
 
         operation.phase("creating the container");
-        let options = request
-            .options
-            .clone()
-            .filter(|options| !options.value.is_empty())
-            .or_else(|| request.runtime.options.clone());
+        let options = task_options(request.options.clone(), request.runtime.options.as_ref());
         let message = CreateTaskRequest {
             id: request.id.clone(),
             bundle: bundle.path.to_string_lossy().into_owned(),

@@ -170,6 +170,8 @@ impl Inner {
         };
         task.set_exit(exit.clone());
         self.publish_exit(task, &exit);
+        operation.phase("removing the control group");
+        self.remove_cgroup(&task.bundle).await;
         operation.phase("removing the bundle");
         if !task.shared {
             self.remove_dead_socket(&task.bundle).await;
@@ -177,6 +179,8 @@ impl Inner {
         self.remove_bundle(&task.bundle).await;
         self.publish_delete(task, &exit);
         self.finish(task, &exit);
+        // An error means that nobody listens.
+        let _ = self.deaths.send((task.bundle.namespace.clone(), task.bundle.id.clone()));
         exit
     }
 

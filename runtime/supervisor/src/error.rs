@@ -37,6 +37,9 @@ pub enum TaskError {
     /// The shim of this task is still being reconnected.
     #[error("task {0} is being reconnected")]
     Reconnecting(String),
+    /// The shim of this task did not answer before, and has not since.
+    #[error("the shim of task {0} does not answer")]
+    Silent(String),
     /// The caller went away while its task was created.
     #[error("create of task {0}")]
     Cancelled(String),
@@ -64,6 +67,7 @@ impl Coded for TaskError {
             | TaskError::ExecId { .. }
             | TaskError::Filter(_) => Class::InvalidArgument,
             TaskError::Reconnecting(_) => Class::Unavailable,
+            TaskError::Silent(_) => Class::DeadlineExceeded,
             TaskError::Cancelled(_) => Class::Cancelled,
             TaskError::QueueFull(_) => Class::ResourceExhausted,
             TaskError::Interrupted(_) => Class::Internal,

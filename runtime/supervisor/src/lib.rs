@@ -4,7 +4,7 @@
 //! shims that live already when the daemon starts. Requests are plain structs ([`CreateTask`],
 //! [`ExecTask`]); answers are [`Exit`] and the messages of `api_shim`. [`Config`] holds the folders,
 //! addresses and time limits; [`Containers`] is all it asks about container records.
-//! [`Operation`]s in flight can be listed.
+//! [`Operation`]s in flight can be listed. [`restart`] starts containers again as their labels ask.
 //!
 //! Errors: [`TaskError`], [`BundleError`] and [`ShimError`] inside, [`base_errors::Error`] outside.
 //! Answers of shims pass through with their class and text.
@@ -29,7 +29,9 @@ mod event;
 mod metrics;
 mod operation;
 mod program;
+mod reconcile;
 mod resolve;
+pub mod restart;
 mod shim_log;
 mod slots;
 mod supervisor;
@@ -41,6 +43,6 @@ pub use checkpoint::Unpack;
 pub use config::{Config, RUNTIME_PLUGIN, Timeouts};
 pub use create::CreateTask;
 pub use error::{BundleError, ShimError, TaskError};
-pub use operation::Operation;
+pub use operation::{Operation, Starts};
 pub use supervisor::{Containers, NoContainers, Runtime, Supervisor};
 pub use task::Exit;

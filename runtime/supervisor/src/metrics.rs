@@ -17,7 +17,8 @@ const WIDTH: usize = 16;
 
 impl Supervisor {
     /// The figures of the tasks of a namespace that match any of `filters` (`id`, `namespace`), of
-    /// all if there is none. A shim that does not answer in time is left out.
+    /// all if there is none. A shim that does not answer in time is left out, and not asked again
+    /// until it answers.
     ///
     /// # Errors
     /// Invalid argument if a filter does not parse.
@@ -28,6 +29,7 @@ impl Supervisor {
     ) -> base_errors::Result<Vec<Metric>> {
         let filter = Filter::parse_all(filters).map_err(TaskError::Filter)?;
         let mut tasks = self.inner.live_in(namespace);
+        tasks.retain(|task| !task.is_silent());
         tasks.retain(|task| {
             filter.matches(&|path: &[&str]| match path.first().copied() {
                 Some("id") => Some(task.id().to_owned()),

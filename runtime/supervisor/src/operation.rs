@@ -1,8 +1,14 @@
 //! The table of operations in flight: what the daemon is doing, on what, since when.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
+
+/// Somebody who waits for the end of a process: nobody has to wait for him.
+pub(crate) const WAIT: &str = "wait";
+/// The most operations that one error names.
+const MAX_SHOWN: usize = 4;
 
 /// One operation in flight, as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +25,41 @@ pub struct Operation {
     pub started: SystemTime,
     /// How long it may take, if it is bounded.
     pub deadline: Option<Duration>,
+}
+
+impl Operation {
+    /// For how long it runs.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        SystemTime::now().duration_since(self.started).unwrap_or_default()
+    }
+}
+
+/// `create default/a: creating the container, for 1.5 s of 900 s`.
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Operation { kind, object, phase, .. } = self;
+        write!(f, "{kind} {object}: ")?;
+        if !phase.is_empty() {
+            write!(f, "{phase}, ")?;
+        }
+        write!(f, "for {:.1} s", self.age().as_secs_f64())?;
+        match self.deadline {
+            Some(deadline) => write!(f, " of {} s", deadline.as_secs_f64()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How the start queue stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Starts {
+    /// Creates that may run at once.
+    pub places: usize,
+    /// Creates that have a place.
+    pub running: usize,
+    /// Creates that wait for one.
+    pub waiting: usize,
 }
 
 /// All operations in flight.
@@ -52,6 +93,19 @@ impl Operations {
         let operation = Operation { id, kind, object, phase: "", started, deadline };
         table.running.insert(id, operation);
         OperationGuard { operations: self.clone(), id }
+    }
+
+    /// Those on `object` that somebody may have to wait for, as a text; empty if there is none.
+    pub(crate) fn on(&self, object: &str) -> String {
+        let table = self.lock();
+        let texts: Vec<String> = table
+            .running
+            .values()
+            .filter(|operation| operation.object == object && operation.kind != WAIT)
+            .take(MAX_SHOWN)
+            .map(ToString::to_string)
+            .collect();
+        texts.join("; ")
     }
 
     /// All operations, the oldest first.
@@ -94,6 +148,12 @@ mod tests {
         let list = operations.list();
         assert_eq!(list.iter().map(|operation| operation.id).collect::<Vec<_>>(), [1, 2]);
         assert_eq!((list[0].kind, list[0].phase), ("create", "waiting for a place"));
+        assert_eq!(operations.on("default/a"), "create default/a: waiting for a place, for 0.0 s");
+        assert_eq!(operations.on("default/b"), "kill default/b: for 0.0 s of 1 s");
+        let waiter = operations.begin(WAIT, "default/b".to_owned(), None);
+        assert!(!operations.on("default/b").contains("wait"), "a waiter holds nothing");
+        drop(waiter);
+        assert_eq!(operations.on("default/c"), "");
         drop(first);
         assert_eq!(operations.list()[0].object, "default/b");
         drop(second);

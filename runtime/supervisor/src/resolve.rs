@@ -4,6 +4,8 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use api_shim::{Any, linux_runc, runc, typeurl};
+
 use crate::ShimError;
 
 /// Runtimes of older containerds that mean the runc shim of today.
@@ -65,6 +67,43 @@ fn shim_program_in(
         .ok_or_else(|| ShimError::NotInstalled { runtime: runtime.to_owned(), binary })
 }
 
+/// Options of a container's runtime as shims of today read them.
+///
+/// COMPAT: clients of 1.0 send `containerd.linux.runc.RuncOptions`, which only old shims know.
+/// What cannot be read is passed on: the shim says what is wrong with it.
+pub(crate) fn runtime_options(options: Option<Any>) -> Option<Any> {
+    let Some(old) = options.as_ref().and_then(old_runtime) else { return options };
+    let linux_runc::RuncOptions { runtime, runtime_root, systemd_cgroup, .. } = old;
+    let (binary_name, root) = (runtime, runtime_root);
+    let new = runc::Options { binary_name, root, systemd_cgroup, ..runc::Options::default() };
+    Some(typeurl::encode(&new))
+}
+
+fn old_runtime(options: &Any) -> Option<linux_runc::RuncOptions> {
+    typeurl::decode(options).ok()
+}
+
+/// Options of a task: its own, else those of its runtime.
+///
+/// COMPAT: `containerd.linux.runc.CreateOptions` of 1.0 stand beside the options of the runtime, they
+/// do not take their place.
+pub(crate) fn task_options(task: Option<Any>, runtime: Option<&Any>) -> Option<Any> {
+    let runtime = runtime_options(runtime.cloned());
+    let Some(task) = task.filter(|options| !options.value.is_empty()) else { return runtime };
+    let Ok(old) = typeurl::decode::<linux_runc::CreateOptions>(&task) else {
+        return runtime_options(Some(task));
+    };
+    let both = runtime.and_then(|runtime| typeurl::decode::<runc::Options>(&runtime).ok());
+    Some(typeurl::encode(&runc::Options {
+        no_pivot_root: old.no_pivot_root,
+        no_new_keyring: old.no_new_keyring,
+        shim_cgroup: old.shim_cgroup,
+        io_uid: old.io_uid,
+        io_gid: old.io_gid,
+        ..both.unwrap_or_default()
+    }))
+}
+
 fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     fs::metadata(path)
@@ -75,6 +114,37 @@ fn is_program(path: &Path) -> bool {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn options_of_1_0_become_those_of_today() {
+        let runtime = typeurl::encode(&linux_runc::RuncOptions {
+            runtime: "crun".to_owned(),
+            runtime_root: "/run/old".to_owned(),
+            systemd_cgroup: true,
+            ..linux_runc::RuncOptions::default()
+        });
+        let task = typeurl::encode(&linux_runc::CreateOptions {
+            no_pivot_root: true,
+            io_uid: 7,
+            ..linux_runc::CreateOptions::default()
+        });
+        let read = |options: Option<Any>| typeurl::decode::<runc::Options>(&options.unwrap());
+        let alone = read(task_options(None, Some(&runtime))).unwrap();
+        assert_eq!(alone, read(runtime_options(Some(runtime.clone()))).unwrap());
+        assert_eq!((alone.binary_name.as_str(), alone.root.as_str()), ("crun", "/run/old"));
+        assert!(alone.systemd_cgroup && !alone.no_pivot_root);
+        let both = read(task_options(Some(task.clone()), Some(&runtime))).unwrap();
+        assert_eq!((both.binary_name.as_str(), both.no_pivot_root, both.io_uid), ("crun", true, 7));
+        assert!(read(task_options(Some(task), None)).unwrap().no_pivot_root);
+
+        // Those of today are passed on as they are, and a task's own take the runtime's place.
+        let new = typeurl::encode(&runc::Options { io_gid: 5, ..runc::Options::default() });
+        assert_eq!(task_options(Some(new.clone()), Some(&runtime)), Some(new.clone()));
+        assert_eq!(runtime_options(Some(new.clone())), Some(new));
+        let foreign = Any { type_url: "kata.Options".to_owned(), value: vec![0xff] };
+        assert_eq!(task_options(Some(foreign.clone()), None), Some(foreign));
+        assert_eq!(task_options(None, None), None);
+    }
 
     #[test]
     fn names_become_programs() {

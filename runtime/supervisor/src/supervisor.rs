@@ -3,7 +3,7 @@
 use std::fs::DirBuilder;
 use std::future::Future;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,14 +11,15 @@ use api_shim::Any;
 use base_ident::Namespace;
 use futures_util::future::BoxFuture;
 use runtime_event::Exchange;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, broadcast, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::bundle::Bundle;
 use crate::event::Returning;
-use crate::operation::{OperationGuard, Operations};
+use crate::operation::{OperationGuard, Operations, Starts};
 use crate::program::Programs;
+use crate::reconcile::Memory;
 use crate::slots::{Slot, Slots};
 use crate::task::Task;
 use crate::{BundleError, Config, Operation, TaskError, shim_log};
@@ -27,6 +28,8 @@ use crate::{BundleError, Config, Operation, TaskError, shim_log};
 const FOLDER_MODE: u32 = 0o711;
 /// How long the end of the daemon waits for cleanups; they bound themselves, this bounds their sum.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+/// Dead shims that wait to be noticed; whoever is slower looks at everything.
+const MAX_DEATHS: usize = 256;
 
 /// The runtime of a container, as its record names it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -82,6 +85,12 @@ pub(crate) struct Inner {
     pub(crate) starts: Arc<Semaphore>,
     /// Creates that wait for a place.
     pub(crate) waiting: AtomicUsize,
+    /// When a shim was adopted last, or the adoption began.
+    pub(crate) settled: tokio::sync::watch::Sender<Instant>,
+    /// Tells of the tasks whose shims have died, when they are cleaned up.
+    pub(crate) deaths: broadcast::Sender<(Namespace, String)>,
+    /// What the rounds of reconciliation remember.
+    pub(crate) memory: Mutex<Memory>,
     /// Work that is finished even if nobody waits for it.
     jobs: Mutex<JoinSet<()>>,
     /// Watchers of shims; they end with the supervisor.
@@ -118,6 +127,9 @@ impl Supervisor {
                 slots: Slots::default(),
                 operations: Operations::default(),
                 waiting: AtomicUsize::new(0),
+                settled: tokio::sync::watch::Sender::new(Instant::now()),
+                deaths: broadcast::Sender::new(MAX_DEATHS),
+                memory: Mutex::default(),
                 jobs: Mutex::default(),
                 watchers: Mutex::default(),
             }),
@@ -128,6 +140,14 @@ impl Supervisor {
     #[must_use]
     pub fn operations(&self) -> Vec<Operation> {
         self.inner.operations.list()
+    }
+
+    /// How the start queue stands.
+    #[must_use]
+    pub fn starts(&self) -> Starts {
+        let places = self.inner.config.max_concurrent_starts.max(1);
+        let running = places.saturating_sub(self.inner.starts.available_permits());
+        Starts { places, running, waiting: self.inner.waiting.load(Ordering::Relaxed) }
     }
 
     /// True if there is such a task, or one is being created or adopted under that name.
@@ -162,6 +182,21 @@ impl Inner {
         deadline: Option<Duration>,
     ) -> OperationGuard {
         self.operations.begin(kind, format!("{namespace}/{id}"), deadline)
+    }
+
+    /// `error` with the operations on a task that are in flight: what its caller waited for.
+    pub(crate) fn held_up(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        error: impl Into<base_errors::Error>,
+    ) -> base_errors::Error {
+        let error = error.into();
+        let holders = self.operations.on(&format!("{namespace}/{id}"));
+        if holders.is_empty() {
+            return error;
+        }
+        error.context(format!("in flight: {holders}"))
     }
 
     /// Runs work that is finished even if nobody waits for it.
@@ -210,7 +245,8 @@ impl Inner {
             Some(Slot::Adopting(mut settled)) => {
                 let wait = async { while settled.changed().await.is_ok() {} };
                 if timeout(self.config.timeouts.task_state, wait).await.is_err() {
-                    return Err(TaskError::Reconnecting(id.to_owned()).into());
+                    let error = TaskError::Reconnecting(id.to_owned());
+                    return Err(self.held_up(namespace, id, error));
                 }
                 match self.slots.get(namespace, id) {
                     Some(Slot::Live(task)) => Ok(task),

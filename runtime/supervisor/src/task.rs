@@ -48,6 +48,8 @@ pub(crate) struct Task {
     pub(crate) shared: bool,
     pid: AtomicU32,
     exit: watch::Sender<Option<Exit>>,
+    /// The shim has not answered in time, and not since.
+    silent: watch::Sender<bool>,
     removal: watch::Sender<Removal>,
     facts: Mutex<Facts>,
 }
@@ -81,6 +83,7 @@ impl Task {
             shared,
             pid: AtomicU32::new(pid),
             exit: watch::Sender::new(None),
+            silent: watch::Sender::new(false),
             removal: watch::Sender::new(Removal::None),
             facts: Mutex::default(),
         }
@@ -95,9 +98,12 @@ impl Task {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// Records the pid of an init process that came with the start: that of a restored task.
+    /// Notes the pid of the init process once it is known: that of a restored task comes with its
+    /// start, that of a shim that did not answer with its answer.
     pub(crate) fn set_pid(&self, pid: u32) {
-        self.pid.store(pid, Ordering::Relaxed);
+        if pid != 0 {
+            self.pid.store(pid, Ordering::Relaxed);
+        }
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -113,6 +119,22 @@ impl Task {
     pub(crate) fn abort_helpers(&self) {
         let helpers = std::mem::take(&mut self.facts().helpers);
         drop(helpers);
+    }
+
+    /// True if the shim has not answered in time, and not since.
+    pub(crate) fn is_silent(&self) -> bool {
+        *self.silent.borrow()
+    }
+
+    /// Notes whether the shim answers; false if that is known.
+    pub(crate) fn set_silent(&self, silent: bool) -> bool {
+        self.silent.send_if_modified(|known| std::mem::replace(known, silent) != silent)
+    }
+
+    /// Waits until a silent shim answers again.
+    pub(crate) async fn speaks(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.silent.subscribe().wait_for(|silent| !silent).await;
     }
 
     /// Records how the init process ended. The first record stays.

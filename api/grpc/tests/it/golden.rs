@@ -5,7 +5,7 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 
 /// Service, then methods in their order; `<` streams requests, `>` streams responses.
-const TABLE: [(&str, &str); 18] = [
+const TABLE: [(&str, &str); 19] = [
     ("containerd.services.containers.v1.Containers", "Get List ListStream> Create Update Delete"),
     (
         "containerd.services.content.v1.Content",
@@ -39,6 +39,7 @@ const TABLE: [(&str, &str); 18] = [
     ("containerd.services.transfer.v1.Transfer", "Transfer"),
     ("containerd.services.version.v1.Version", "Version"),
     ("grpc.health.v1.Health", "Check Watch>"),
+    ("ironhull.operations.v1.Operations", "List"),
     (
         "types.API",
         "GetServerVersion CreateContainer UpdateContainer Signal UpdateProcess AddProcess \

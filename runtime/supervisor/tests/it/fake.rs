@@ -22,10 +22,13 @@ use crate::harness::Node;
 pub(crate) struct Behaviour {
     /// State never answers.
     pub(crate) hang_state: AtomicBool,
+    /// Start never answers.
+    pub(crate) hang_start: AtomicBool,
     /// Create never answers.
     pub(crate) hang_create: AtomicBool,
     /// State knows no task.
     pub(crate) no_task: AtomicBool,
+    pub(crate) states: AtomicU32,
     pub(crate) creates: AtomicU32,
     pub(crate) deletes: AtomicU32,
     pub(crate) shutdowns: AtomicU32,
@@ -52,7 +55,15 @@ impl Task for FakeTask {
         Ok(CreateTaskResponse { pid: PID })
     }
 
-    async fn start(&self, _: &Context, _request: StartRequest) -> Result<StartResponse, Status> {
+    async fn start(
+        &self,
+        context: &Context,
+        _request: StartRequest,
+    ) -> Result<StartResponse, Status> {
+        if self.behaviour.hang_start.load(Ordering::SeqCst) {
+            context.cancelled().await;
+            return Err(Status::closed());
+        }
         Ok(StartResponse { pid: PID })
     }
 
@@ -61,8 +72,12 @@ impl Task for FakeTask {
         context: &Context,
         request: StateRequest,
     ) -> Result<StateResponse, Status> {
-        if self.behaviour.hang_state.load(Ordering::SeqCst) {
-            context.cancelled().await;
+        self.behaviour.states.fetch_add(1, Ordering::SeqCst);
+        while self.behaviour.hang_state.load(Ordering::SeqCst) {
+            tokio::select! {
+                () = context.cancelled() => return Err(Status::closed()),
+                () = tokio::time::sleep(std::time::Duration::from_millis(5)) => {}
+            }
         }
         if self.behaviour.no_task.load(Ordering::SeqCst) {
             return Err(Status::not_found("no such task: not found"));

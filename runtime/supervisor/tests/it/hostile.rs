@@ -140,8 +140,19 @@ async fn a_hanging_shim_costs_its_own_task() {
         assert_eq!(list.iter().map(|process| process.id.as_str()).collect::<Vec<_>>(), ["fine"]);
         assert_eq!(tasks.get(&ns, "fine", "").await.unwrap().status(), Status::Running);
         assert!(tasks.metrics::<&str>(&ns, &[]).await.unwrap().is_empty());
+        // It is known now that it hangs: lists do not even ask it.
+        let asked = hung.behaviour.states.load(Ordering::SeqCst);
+        assert_eq!(tasks.list(&ns).await.len(), 1);
+        assert_eq!(hung.behaviour.states.load(Ordering::SeqCst), asked);
     }
     let tasks = node.supervisor.clone();
+    // When it answers again, that is noticed without another call.
+    hung.behaviour.hang_state.store(false, Ordering::SeqCst);
+    let mut listed = 0;
+    while listed < 2 {
+        listed = tasks.list(&ns).await.len();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     tasks.delete(&ns, "fine").await.unwrap();
     tasks.delete(&ns, "hung").await.unwrap();
     node.stop().await;
@@ -252,6 +263,16 @@ async fn a_start_waits_for_its_place_and_can_be_given_up() {
     assert_eq!(phases()[0], (format!("{ns}/first"), "creating the container"));
     assert_eq!(phases()[1], (format!("{ns}/second"), "waiting for a place in the start queue"));
     assert!(tasks.get(&ns, "first", "").await.unwrap_err().is_not_found());
+    let starts = tasks.starts();
+    assert_eq!((starts.places, starts.running, starts.waiting), (1, 1, 1));
+    // Whoever is in the way is named.
+    let again = tasks.create(&ns, node.request(&path, "first")).await.unwrap_err();
+    assert!(again.is_already_exists());
+    let text = again.to_string();
+    assert!(
+        text.starts_with(&format!("in flight: create {ns}/first: creating the container, for "))
+    );
+    assert!(text.ends_with(": task first: already exists"), "{text}");
     // The callers go away: the second never begins, the first is undone.
     second.abort();
     until("the second to be given up", || !tasks.exists(&ns, "second")).await;
@@ -322,5 +343,117 @@ async fn bundles_of_every_kind_are_adopted_or_removed() {
     assert_eq!(node.supervisor.adopt_all().await.cleaned, 1);
     live.die().await;
     leaked.die().await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_late_answer_names_what_was_in_flight() {
+    let node = Node::with(|config| config.timeouts.long_call = Duration::from_millis(200)).await;
+    let (ns, tasks) = (node.namespace.clone(), node.supervisor.clone());
+    let shim = Service::start(&node, "a.sock", &[SERVICE_V2]).await;
+    let path = program(&node, "shim", "1.6.20", shim.address().as_bytes());
+    tasks.create(&ns, node.request(&path, "c1")).await.unwrap();
+    shim.behaviour.hang_start.store(true, Ordering::SeqCst);
+    let error = tasks.start(&ns, "c1", "").await.unwrap_err();
+    assert_eq!(error.class(), Class::DeadlineExceeded);
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("in flight: start {ns}/c1: for 0.")), "{text}");
+    assert!(text.contains(" of 0.2 s: "), "{text}");
+    tasks.delete(&ns, "c1").await.unwrap();
+    shim.die().await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn what_no_task_has_is_found_while_the_daemon_runs() {
+    let node = Node::new().await;
+    let (ns, tasks) = (node.namespace.clone(), node.supervisor.clone());
+    let shim = Service::start(&node, "a.sock", &[SERVICE_V2]).await;
+    let path = program(&node, "shim", "1.6.20", shim.address().as_bytes());
+    tasks.create(&ns, node.request(&path, "lives")).await.unwrap();
+    // A bundle whose shim is dead, one whose shim lives, one that cannot be removed, and a work
+    // folder alone.
+    for id in ["dead", "found", "full"] {
+        let bundle = node.bundle(id);
+        fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        let address = if id == "found" { shim.address() } else { "unix:///none/s".to_owned() };
+        fs::write(bundle.join("address"), address).unwrap();
+        fs::write(bundle.join("shim-binary-path"), path.display().to_string()).unwrap();
+    }
+    fs::write(node.bundle("full").join("rootfs/precious"), "x").unwrap();
+    let work = node.config.work().join(ns.as_str()).join("alone");
+    fs::create_dir_all(&work).unwrap();
+    // Shims that nobody can find: one has a process below it, one is not of a bundle of ours.
+    let stray = |script: &str, began: &std::path::Path| {
+        use std::os::unix::process::CommandExt as _;
+        fs::create_dir_all(began).unwrap();
+        let arguments = ["-c", script, "x", "-namespace", ns.as_str(), "-id", "stray", "-address"];
+        std::process::Command::new("/bin/sh")
+            .arg0("containerd-shim-stray-v1")
+            .args(arguments)
+            .arg(&node.config.grpc_address)
+            .current_dir(began)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let began = node.bundle("stray");
+    let mut lonely = stray("read line", &began);
+    let mut parent = stray("cat; true", &began);
+    let mut foreign = stray("read line", node.folder.path());
+    fs::remove_dir_all(&began).unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", parent.id());
+    until("the child", || fs::read_to_string(&children).is_ok_and(|text| !text.is_empty())).await;
+
+    tasks.reconcile().await;
+    assert!(!node.bundle("dead").exists() && !work.exists());
+    assert!(tasks.exists(&ns, "found") && tasks.exists(&ns, "lives"));
+    assert!(node.bundle("full").join("rootfs/precious").exists(), "never a client's data");
+    assert!(lonely.try_wait().unwrap().is_none(), "only seen twice it is ended");
+    let cleanups = || String::from_utf8(recorded(&path, "cleanups")).unwrap().lines().count();
+    let before = cleanups();
+    tasks.reconcile().await;
+    assert_eq!(cleanups(), before, "what cannot be removed is tried once");
+    until("the stray shim to end", || lonely.try_wait().unwrap().is_some()).await;
+    assert!(parent.try_wait().unwrap().is_none(), "never with processes below it");
+    assert!(foreign.try_wait().unwrap().is_none(), "never one of somebody else");
+    for other in [&mut parent, &mut foreign] {
+        drop(other.stdin.take());
+        other.wait().unwrap();
+    }
+
+    fs::remove_file(node.bundle("full").join("rootfs/precious")).unwrap();
+    fs::remove_dir_all(node.bundle("full")).unwrap();
+    let left = node.config.work().join(ns.as_str()).join("full");
+    let _ = fs::remove_dir_all(left);
+    for id in ["found", "lives"] {
+        tasks.delete(&ns, id).await.unwrap();
+    }
+    shim.die().await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn shims_that_cannot_be_spoken_to_are_refused() {
+    let node = Node::new().await;
+    let (ns, tasks) = (node.namespace.clone(), node.supervisor.clone());
+    for (name, answer, expected) in [
+        (
+            "grpc",
+            r#"{"version":3,"address":"unix:///s/a","protocol":"grpc"}"#,
+            "unsupported shim protocol \"grpc\"",
+        ),
+        (
+            "vsock",
+            r#"{"version":3,"address":"vsock://3:1024","protocol":"ttrpc"}"#,
+            "unsupported shim address \"vsock://3:1024\"",
+        ),
+    ] {
+        let path = program(&node, name, "2.1.0", answer.as_bytes());
+        let error = tasks.create(&ns, node.request(&path, name)).await.unwrap_err();
+        assert_eq!(error.class(), Class::NotImplemented, "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(!tasks.exists(&ns, name));
+    }
     node.finish().await;
 }

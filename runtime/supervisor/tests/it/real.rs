@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use api_shim::process::Status;
-use api_shim::{Any, runc, types, typeurl};
+use api_shim::{Any, linux_runc, runc, types, typeurl};
 use base_errors::Class;
 use runtime_spec::SpecBuilder;
 use runtime_supervisor::{CreateTask, ExecTask, Runtime};
@@ -323,4 +323,34 @@ async fn a_fast_exit_is_never_lost() {
         }
         node.finish().await;
     }
+}
+
+#[tokio::test]
+async fn a_client_of_1_0_gets_the_runtime_of_today() {
+    let Some((_, shim)) = shims().into_iter().find(|(name, _)| name == "own") else { return };
+    let daemon = shim.with_file_name("containerd");
+    let node = Node::with(|config| config.containerd_binary = daemon).await;
+    let (ns, tasks) = (node.namespace.clone(), node.supervisor.clone());
+    let root = node.folder.path().join("old-root");
+    for name in ["io.containerd.runtime.v1.linux", "io.containerd.runc.v1"] {
+        let mut request = request(&node, &shim, "c1", &["/bin/sleep", "1000"]);
+        let old = linux_runc::RuncOptions {
+            runtime: "runc".to_owned(),
+            runtime_root: root.display().to_string(),
+            ..linux_runc::RuncOptions::default()
+        };
+        request.runtime = Runtime { name: name.to_owned(), options: Some(typeurl::encode(&old)) };
+        let create = linux_runc::CreateOptions { no_new_keyring: true, ..Default::default() };
+        for options in [None, Some(typeurl::encode(&create))] {
+            request.options = options;
+            tasks.create(&ns, request.clone()).await.unwrap();
+            tasks.start(&ns, "c1", "").await.unwrap();
+            // Options of the task stand beside those of the runtime, as in 1.0.
+            assert!(root.join(ns.as_str()).join("c1").exists(), "{name}");
+            tasks.kill(&ns, "c1", "", 9, false).await.unwrap();
+            assert_eq!(tasks.wait(&ns, "c1", "").await.unwrap().status, 137);
+            tasks.delete(&ns, "c1").await.unwrap();
+        }
+    }
+    node.finish().await;
 }
