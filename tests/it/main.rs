@@ -13,6 +13,7 @@ mod listeners;
 mod process;
 mod recovery;
 mod swap;
+mod v0;
 mod userns;
 
 use e2e::Maker;

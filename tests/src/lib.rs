@@ -18,6 +18,7 @@ pub mod programs;
 pub mod running;
 pub mod table;
 pub mod terminal;
+pub mod v0;
 pub mod wait;
 pub mod words;
 pub mod world;

@@ -4,7 +4,9 @@ mod grpc;
 mod restart;
 mod services;
 mod stores;
+mod v0;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -25,6 +27,8 @@ pub struct Surroundings {
     pub metrics: Registry,
     /// What introspection shows once all plugins are there.
     pub report: PluginReport,
+    /// The API of 0.2, once its plugin is there.
+    pub v0: OnceCell<service_v0::Api>,
 }
 
 /// Our platform, as plugins show it.
@@ -44,17 +48,20 @@ pub fn graph(surroundings: &Rc<Surroundings>) -> Graph {
     services::register(&mut graph, surroundings);
     graph.register(restart::registration(surroundings));
     grpc::register(&mut graph, surroundings);
+    graph.register(v0::registration(surroundings));
     graph
 }
 
 /// The configurations of the plugins that have one, with their defaults filled in.
-const CONFIGURED: [&str; 7] = [
+const CONFIGURED: [&str; 9] = [
     stores::BOLT,
     stores::OVERLAYFS,
     stores::NATIVE,
     stores::SCHEDULER,
     services::DIFF,
     services::TASK,
+    grpc::EVENTS,
+    v0::API,
     restart::RESTART,
 ];
 
@@ -73,6 +80,8 @@ pub fn effective_tables(config: &Config) -> Result<BTreeMap<String, toml::Table>
     tables.take::<crate::collector::SchedulerConfig>(stores::SCHEDULER).map_err(failed)?;
     tables.take::<services::DiffConfig>(services::DIFF).map_err(failed)?;
     tables.take::<services::TaskConfig>(services::TASK).map_err(failed)?;
+    tables.take::<grpc::EventsConfig>(grpc::EVENTS).map_err(failed)?;
+    tables.take::<v0::V0Config>(v0::API).map_err(failed)?;
     tables.take::<restart::RestartConfig>(restart::RESTART).map_err(failed)?;
     Ok(tables.effective())
 }

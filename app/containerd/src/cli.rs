@@ -16,12 +16,17 @@ pub const VERSION: &str = "2.1.9+ironhull";
 pub const REVISION: &str = concat!("ironhull-", env!("CARGO_PKG_VERSION"));
 
 /// What `--version` prints: the words that tools cut it by.
-const LONG_VERSION: &str =
+pub(crate) const LONG_VERSION: &str =
     concat!("github.com/containerd/containerd 2.1.9+ironhull ironhull-", env!("CARGO_PKG_VERSION"));
 
 /// High performance container runtime.
 #[derive(Parser)]
-#[command(name = "containerd", version = LONG_VERSION, disable_version_flag = true)]
+#[command(
+    name = "containerd",
+    version = LONG_VERSION,
+    disable_version_flag = true,
+    after_help = "`containerd v0` takes the command line of containerd 0.2: see `containerd v0 --help`."
+)]
 pub struct Arguments {
     #[command(flatten)]
     flags: Flags,

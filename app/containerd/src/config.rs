@@ -44,6 +44,9 @@ pub struct Config {
     pub oom_score: i32,
     /// More files, by path or pattern.
     pub imports: Vec<String>,
+    /// Where the command line of 0.2 listens, if not on a unix socket.
+    #[serde(skip)]
+    pub v0_tcp: Option<std::net::SocketAddr>,
     /// The gRPC listener.
     pub grpc: Grpc,
     /// The ttrpc listener, for shims.
@@ -75,6 +78,7 @@ impl Default for Config {
             required_plugins: Vec::new(),
             oom_score: 0,
             imports: vec!["/etc/containerd/conf.d/*.toml".to_owned()],
+            v0_tcp: None,
             grpc: Grpc::default(),
             ttrpc: Ttrpc::default(),
             debug: Debug::default(),
@@ -254,7 +258,7 @@ impl Config {
     }
 
     /// Refuses what cannot work.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.root.as_os_str().is_empty() {
             bail!("root must be specified: invalid argument");
         }

@@ -80,6 +80,7 @@ pub fn run(loaded: Loaded) -> Result<()> {
         tables: Rc::clone(&tables),
         metrics: Registry::default(),
         report: PluginReport::default(),
+        v0: std::cell::OnceCell::new(),
     });
     recovered.publish(&surroundings.metrics);
     let config = &surroundings.config;
@@ -173,6 +174,9 @@ async fn serve(surroundings: &Surroundings, plugins: Plugins, started: Instant) 
         .map_err(|error| anyhow::anyhow!("the runtime is needed: {error}"))?;
     // Calls on tasks that are not adopted yet wait for them, so sockets need not.
     let adoption = supervisor.adopt_all();
+    if let Some(api) = surroundings.v0.get() {
+        api.restore();
+    }
     let metrics = surroundings.metrics.clone();
     metrics.register(Arc::new(BuildInfo));
     metrics.register(Arc::new(ProcessCollector));
@@ -196,7 +200,22 @@ async fn serve(surroundings: &Surroundings, plugins: Plugins, started: Instant) 
     let ttrpc = sockets::listen(Path::new(&ttrpc_path), uid, gid)?;
     let grpc = sockets::listen(Path::new(&config.grpc.address), config.grpc.uid, config.grpc.gid)?;
     let shims = serve_shims((*supervisor).clone(), ttrpc);
-    let clients = server::serve(grpc, metering.layer(dispatcher(&plugins, &supervisor)?));
+    let services = metering.layer(dispatcher(&plugins, &supervisor)?);
+    let old_clients = match config.v0_tcp {
+        Some(address) => {
+            let listener = tokio::net::TcpListener::bind(address).await;
+            let listener = listener.with_context(|| format!("listen on {address}"))?;
+            Some(server::serve_tcp(listener, services.clone()))
+        }
+        None => None,
+    };
+    let old_clients = async move {
+        match old_clients {
+            Some(serving) => serving.await,
+            None => std::future::pending().await,
+        }
+    };
+    let clients = server::serve(grpc, services);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut dump = signal(SignalKind::user_defined1())?;
@@ -220,10 +239,11 @@ async fn serve(surroundings: &Surroundings, plugins: Plugins, started: Instant) 
     if let Ok(stores) = plugins.get::<Stores>(types::METADATA, "bolt") {
         tokio::spawn(back_up((*stores).clone()));
     }
-    tokio::pin!(clients, shims);
+    tokio::pin!(clients, old_clients, shims);
     loop {
         tokio::select! {
             () = &mut clients => bail!("the gRPC server ended"),
+            () = &mut old_clients => bail!("the gRPC server ended"),
             ended = &mut shims => {
                 ended.context("the ttrpc server ended")?;
                 bail!("the ttrpc server ended");

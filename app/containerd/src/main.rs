@@ -13,14 +13,18 @@ mod http;
 mod publish;
 mod recovery;
 mod sockets;
+mod v0;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
-    match arguments.run() {
+    let outcome = match v0::words() {
+        Some(words) => v0::run(words),
+        None => cli::Arguments::parse().run(),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("containerd: {error:#}");

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use api_shim::task::{CreateTaskRequest, CreateTaskResponse, DeleteRequest, ShutdownRequest};
+use api_shim::task::{
+    ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
+    ShutdownRequest,
+};
 use api_shim::{Any, types};
 use base_errors::ResultExt as _;
 use base_ident::{Namespace, validate_identifier};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::adopt::Contact;
 use crate::bootstrap::Bootstrap;
@@ -356,6 +360,9 @@ impl Inner {
         };
         if !launched.shared {
             clean &= self.shut_down_shim(connection, &bundle.id).await;
+            if !answered {
+                self.end_silent_shim(connection, &bundle.id).await;
+            }
         }
         if !clean
             && !launched.shared
@@ -367,6 +374,29 @@ impl Inner {
             tracing::warn!(task = %bundle.object(), %error, "failed to clean up after create");
         }
         self.remove_bundle(bundle).await;
+    }
+
+    /// Ends a shim that may hang in a create which nobody waits for any more.
+    async fn end_silent_shim(&self, connection: &Connection, id: &str) {
+        if timeout(self.config.timeouts.shim_shutdown, connection.closed()).await.is_ok() {
+            return;
+        }
+        let request = ConnectRequest { id: id.to_owned() };
+        let limit = Some(self.config.timeouts.task_state);
+        let answer: Result<ConnectResponse, CallError> =
+            connection.call("Connect", &request, limit).await;
+        let pid = answer.ok().and_then(|answer| i32::try_from(answer.shim_pid).ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else {
+            tracing::warn!(id, "a shim hangs and does not say who it is");
+            return;
+        };
+        // INVARIANT: it answered, and is still connected once it is opened: the pid is its own.
+        if let Ok(shim) = pidfd_open(pid, PidfdFlags::empty())
+            && !connection.is_closed()
+            && let Err(error) = pidfd_send_signal(&shim, Signal::KILL)
+        {
+            tracing::warn!(id, %error, "killing a shim that hangs");
+        }
     }
 
     /// Asks a shim to end; true if it agreed or has ended.

@@ -11,6 +11,7 @@ use runtime_event::Exchange;
 use runtime_supervisor::Supervisor;
 use tonic::{Request, Response, Status};
 
+use crate::EventTypes;
 use crate::convert::{required, status};
 use crate::request::scope;
 
@@ -20,6 +21,8 @@ pub struct EventsService {
     pub exchange: Exchange,
     /// Who hears forwarded events first: they may be about tasks.
     pub supervisor: Supervisor,
+    /// Which types subscribers get.
+    pub types: EventTypes,
 }
 
 #[tonic::async_trait]
@@ -45,13 +48,17 @@ impl Events for EventsService {
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let subscription = self.exchange.subscribe(&request.get_ref().filters).map_err(status)?;
-        let envelopes = subscription.map(|envelope| {
-            Ok(Envelope {
-                timestamp: Some(envelope.timestamp),
-                namespace: envelope.namespace.to_string(),
-                topic: envelope.topic.to_string(),
-                event: Some(envelope.event.clone()),
-            })
+        let types = self.types;
+        let envelopes = subscription.filter_map(move |envelope| {
+            let message = types.shown(&envelope.event).map(|event| {
+                Ok(Envelope {
+                    timestamp: Some(envelope.timestamp),
+                    namespace: envelope.namespace.to_string(),
+                    topic: envelope.topic.to_string(),
+                    event: Some(event),
+                })
+            });
+            std::future::ready(message)
         });
         Ok(Response::new(Box::pin(envelopes)))
     }

@@ -13,7 +13,8 @@ use futures_util::future::BoxFuture;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::UnixListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -122,19 +123,45 @@ where
                 continue;
             }
         };
-        let service =
-            service.clone().map_request(|request: http::Request<_>| request.map(Body::new));
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(MAX_STREAMS)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        // A connection lives as long as its client.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a client's connection ended");
-            }
-        });
+        serve_client(stream, service.clone());
     }
+}
+
+/// As [`serve`], to all who connect to a TCP socket: nobody is asked who he is, so that it has to be
+/// a local one.
+pub async fn serve_tcp<S>(listener: TcpListener, service: S)
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => serve_client(stream, service.clone()),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a client");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one client until it leaves.
+fn serve_client<S>(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, service: S)
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let service = service.map_request(|request: http::Request<_>| request.map(Body::new));
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    // A connection lives as long as its client.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a client's connection ended");
+        }
+    });
 }

@@ -22,15 +22,27 @@ use base_plugin::{Graph, Registration, types};
 use image_transfer::Transferrer;
 use runtime_event::Exchange;
 use runtime_supervisor::Supervisor;
+use serde::{Deserialize, Serialize};
 use service_grpc::server::GrpcService;
 use service_grpc::{
-    Backends, ContainersService, ContentService, DiffService, EventsService, ImagesService,
+    Backends, ContainersService, ContentService, DiffService, EventTypes, EventsService,
+    ImagesService,
     IntrospectionService, LeasesService, MountsService, NamespacesService,
     SandboxControllerService, SandboxStoreService, SnapshotsService, StreamingService, Streams,
     TasksService, TransferService, VersionService,
 };
 
 use super::Surroundings;
+
+pub(super) const EVENTS: &str = "io.containerd.grpc.v1.events";
+
+/// `[plugins."io.containerd.grpc.v1.events"]`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventsConfig {
+    /// `1.0`: subscribers get only types that clients of 1.0 know, which end at others. Empty: all.
+    pub only_types_of: String,
+}
 
 /// A plugin's instance that adds `server`, with the configured sizes, to the routes.
 macro_rules! serve {
@@ -139,11 +151,14 @@ fn with_runtime(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
         serve!(config, TasksServer, TasksService { backends, supervisor })
     }));
     let config = surroundings.config.grpc.clone();
+    let around = Rc::clone(surroundings);
     let requires = &[types::EVENT, types::RUNTIME];
     graph.register(Registration::new(types::GRPC, "events", requires, move |context| {
+        let table: EventsConfig = around.tables.take(EVENTS)?;
+        let types = EventTypes::parse(&table.only_types_of)?;
         let exchange = (*context.single::<Exchange>(types::EVENT)?).clone();
         let supervisor = (*context.single::<Supervisor>(types::RUNTIME)?).clone();
-        serve!(config, EventsServer, EventsService { exchange, supervisor })
+        serve!(config, EventsServer, EventsService { exchange, supervisor, types })
     }));
     let config = surroundings.config.grpc.clone();
     graph.register(Registration::new(

@@ -207,6 +207,34 @@ impl Lane {
         Ok(())
     }
 
+    /// Creates and starts the task of a container whose record is there, with `output` as its output.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn start_in_bundle(&self, id: &str, output: &str) -> Result<()> {
+        let message = CreateTaskRequest {
+            container_id: id.to_owned(),
+            stdout: output.to_owned(),
+            ..CreateTaskRequest::default()
+        };
+        self.tasks().create(self.request(message)).await.context("Tasks.Create")?;
+        self.start_created(id).await
+    }
+
+    /// Waits for the end of a task, and deletes it and the record of its container.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn end(&self, id: &str) -> Result<()> {
+        let message = WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
+        self.tasks().wait(self.request(message)).await.context("Tasks.Wait")?;
+        let message = DeleteTaskRequest { container_id: id.to_owned() };
+        self.tasks().delete(self.request(message)).await.context("Tasks.Delete")?;
+        self.delete_container(id).await
+    }
+
     async fn start_created(&self, id: &str) -> Result<()> {
         let message = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
         self.tasks().start(self.request(message)).await.context("Tasks.Start")?;

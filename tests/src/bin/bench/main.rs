@@ -20,6 +20,7 @@ mod rounds;
 mod run;
 mod side;
 mod timed;
+mod v0;
 
 use std::process::ExitCode;
 
@@ -72,6 +73,10 @@ enum Measure {
     Latency,
     /// Start of a daemon that has running containers.
     Restart,
+    /// The API of 0.2 beside today's.
+    V0,
+    /// A thousand containers of 0.2, and the order of their events; only when asked for.
+    V0Order,
 }
 
 impl Measure {
@@ -88,6 +93,8 @@ impl Measure {
             Measure::Metadata => metadata::measure(plan),
             Measure::Latency => latency::measure(plan),
             Measure::Restart => restart::measure(plan, usize::from(containers)),
+            Measure::V0 => v0::measure(plan),
+            Measure::V0Order => v0::order(plan),
         }
     }
 }
@@ -117,7 +124,11 @@ fn bench(arguments: &Arguments) -> Result<()> {
     )?;
     let mut report = Report::new(machine::facts(&plan)?);
     for measure in Measure::value_variants() {
-        if !arguments.only.is_empty() && !arguments.only.contains(measure) {
+        let wanted = match arguments.only.as_slice() {
+            [] => *measure != Measure::V0Order,
+            only => only.contains(measure),
+        };
+        if !wanted {
             continue;
         }
         rounds::check()?;
