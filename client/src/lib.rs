@@ -3,7 +3,7 @@
 //! [`Client`] connects to the socket of a daemon, ours or containerd's, and hands out the generated
 //! clients of all services with the namespace (and a lease) in their headers. Above them:
 //! [`content`] reads and writes blobs, [`image`] finds the manifest, configuration and chain id of an
-//! image, [`transfer`] imports and exports through the transfer service, [`container`] makes
+//! image, [`disk`] says where space is, [`transfer`] imports and exports through the transfer service, [`container`] makes
 //! containers from images, [`task`] runs them with streams of [`stdio`], [`terminal`] is the
 //! caller's own terminal.
 //!
@@ -15,6 +15,7 @@
 mod connection;
 pub mod container;
 pub mod content;
+pub mod disk;
 pub mod image;
 pub mod stdio;
 pub mod task;
