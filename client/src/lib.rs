@@ -3,9 +3,9 @@
 //! [`Client`] connects to the socket of a daemon, ours or containerd's, and hands out the generated
 //! clients of all services with the namespace (and a lease) in their headers. Above them:
 //! [`content`] reads and writes blobs, [`image`] finds the manifest, configuration and chain id of an
-//! image, [`disk`] says where space is, [`transfer`] imports and exports through the transfer service, [`container`] makes
-//! containers from images, [`task`] runs them with streams of [`stdio`], [`terminal`] is the
-//! caller's own terminal.
+//! image, [`disk`] says where space is, [`transfer`] imports and exports through the transfer
+//! service, [`container`] makes containers from images, [`task`] runs them with streams of
+//! [`stdio`], [`terminal`] is the caller's own terminal.
 //!
 //! Errors: [`base_errors::Error`] with the class that the daemon gave.
 //!
