@@ -7,8 +7,8 @@
 //! Errors: [`Error`]; its texts are those of containerd's own shim, because clients match on them.
 //!
 //! Laws: a program is started under the reaper's lock, so no exit can come before its owner is
-//! known. While an invocation runs that leaves a process behind (create, exec, restore), the exits
-//! of unknown orphans are kept, so that the exit of that process waits for [`Reaper::adopt`]. A
+//! known. While an invocation runs that leaves a process behind (create, exec, restore), unknown
+//! orphans are left alone, so that the exit of that process waits for [`Reaper::adopt`]. A
 //! program has a limit of time ([`Limits`]); one that exceeds it, or whose caller has gone, is
 //! killed with everything in its process group.
 

@@ -6,17 +6,17 @@
 //! its descriptor as well: a debugger that traces it gets its end first and may sit on it, and the
 //! signal would come when the debugger lets go, or never.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use kernel_process::PidFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait, waitpid};
 use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::watch::watch;
 use crate::{Error, Result};
@@ -24,12 +24,12 @@ use crate::{Error, Result};
 /// The status of a process whose exit could be seen but not collected.
 const UNKNOWN_STATUS: u32 = 255;
 
-/// Exits without an owner that are kept for the time of a [`Hold`]; further ones stay with the
-/// kernel. Orphans of a container come by ones and twos.
-const MAX_UNCLAIMED: usize = 1024;
+/// How long invocations may overlap before new ones let the others end first, so that orphans
+/// without an owner are collected: zombies are cheap, but not free.
+const CROWDED: Duration = Duration::from_secs(10);
 
-/// How long an exit may wait for its owner at most: longer than any program runs.
-const CLAIM_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// How long they wait for that at most: one that hangs shall not stop the others.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +50,8 @@ pub type ExitWatch = oneshot::Receiver<Exit>;
 /// A process that was taken over.
 #[derive(Debug)]
 pub struct Adopted {
-    /// The process, for signals; nothing if it had ended and was collected before.
-    pub process: Option<Arc<PidFd>>,
+    /// The process, for signals.
+    pub process: Arc<PidFd>,
     /// Its exit.
     pub exit: ExitWatch,
 }
@@ -60,15 +60,17 @@ pub struct Adopted {
 #[derive(Clone)]
 pub struct Reaper {
     state: Arc<Mutex<State>>,
+    /// Told when the last hold is dropped.
+    free: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct State {
     owners: HashMap<i32, Owner>,
-    /// What ended while somebody was about to take over a process, by pid.
-    unclaimed: BTreeMap<i32, Exit>,
     /// How many invocations are running that will leave an orphan of interest.
     holds: usize,
+    /// Since when there has always been one.
+    held_since: Option<Instant>,
     /// Tells owners of the same pid apart.
     owned: u64,
 }
@@ -78,7 +80,8 @@ struct Owner {
     sender: oneshot::Sender<Exit>,
 }
 
-/// As long as it lives, the exits of processes without an owner are kept for one.
+/// As long as it lives, processes without an owner stay uncollected: their pids cannot become
+/// others'.
 #[must_use]
 pub struct Hold(Reaper);
 
@@ -93,7 +96,7 @@ impl Reaper {
     pub fn install() -> Result<Self> {
         let mut signals = signal(SignalKind::child())
             .map_err(|source| Error::System { step: "listen for SIGCHLD", source })?;
-        let reaper = Reaper { state: Arc::default() };
+        let reaper = Reaper { state: Arc::default(), free: Arc::default() };
         let sweeper = reaper.clone();
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
@@ -133,36 +136,31 @@ impl Reaper {
         let no_process =
             |errno: Errno| Error::System { step: "adopt a process", source: errno.into() };
         let raw = Pid::from_raw(pid).ok_or_else(|| no_process(Errno::SRCH))?;
+        let process = PidFd::open(pid).map(Arc::new).map_err(|_| no_process(Errno::SRCH))?;
         let mut state = self.lock();
-        let process = PidFd::open(pid).ok().map(Arc::new);
-        let waited = waitpid(Some(raw), WaitOptions::NOHANG);
-        if let Err(Errno::CHILD) = waited
-            && let Some(known) = state.unclaimed.remove(&pid)
-        {
-            let (_, exit) = state.own(pid);
-            state.deliver(pid, known);
-            return Ok(Adopted { process: None, exit });
-        }
         let (number, exit) = state.own(pid);
-        match (waited, &process) {
-            (Ok(Some((_, status))), _) => state.deliver(pid, Exit::now(pid, code(status))),
-            (_, Some(process)) => {
-                if let Err(error) = self.follow(Arc::clone(process), number) {
-                    state.owners.remove(&pid);
-                    return Err(error);
-                }
-            }
-            (_, None) => {
-                state.owners.remove(&pid);
-                return Err(no_process(Errno::SRCH));
-            }
+        if let Ok(Some((_, status))) = waitpid(Some(raw), WaitOptions::NOHANG) {
+            state.deliver(pid, Exit::now(pid, code(status)));
+        } else if let Err(error) = self.follow(Arc::clone(&process), number) {
+            state.owners.remove(&pid);
+            return Err(error);
         }
         Ok(Adopted { process, exit })
     }
 
-    /// Keeps the exits of unknown orphans until the [`Hold`] is dropped.
-    pub fn hold(&self) -> Hold {
-        self.lock().holds += 1;
+    /// Leaves unknown orphans uncollected until the [`Hold`] is dropped. Waits a moment where that
+    /// has been so for long.
+    pub async fn hold(&self) -> Hold {
+        let free = self.free.notified();
+        let crowded = self.lock().held_since.is_some_and(|since| since.elapsed() >= CROWDED);
+        if crowded {
+            // Whether it was in vain does not matter.
+            let _ = tokio::time::timeout(PATIENCE, free).await;
+        }
+        let mut state = self.lock();
+        state.holds += 1;
+        state.held_since.get_or_insert_with(Instant::now);
+        drop(state);
         Hold(self.clone())
     }
 
@@ -190,8 +188,9 @@ impl Drop for Hold {
         let mut state = self.0.lock();
         state.holds -= 1;
         if state.holds == 0 {
-            state.unclaimed.clear();
+            state.held_since = None;
             state.sweep();
+            self.0.free.notify_waiters();
         }
     }
 }
@@ -211,8 +210,6 @@ impl State {
         let (sender, exit) = oneshot::channel();
         self.owned += 1;
         let number = self.owned;
-        // One that ended before under the same number was another process.
-        self.unclaimed.remove(&pid);
         self.owners.insert(pid, Owner { number, sender });
         (number, exit)
     }
@@ -221,21 +218,17 @@ impl State {
         if let Some(owner) = self.owners.remove(&pid) {
             // The owner may have lost interest.
             let _ = owner.sender.send(exit);
-        } else if self.holds > 0 {
-            self.unclaimed.insert(pid, exit);
         }
     }
 
     fn sweep(&mut self) {
-        if self.unclaimed.len() >= MAX_UNCLAIMED {
-            self.unclaimed.retain(|_, exit| exit.at.elapsed().is_ok_and(|age| age < CLAIM_LIMIT));
+        if self.holds == 0 {
+            while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+                let pid = pid.as_raw_nonzero().get();
+                self.deliver(pid, Exit::now(pid, code(status)));
+            }
+            return;
         }
-        while self.unclaimed.len() < MAX_UNCLAIMED {
-            let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) else { return };
-            let pid = pid.as_raw_nonzero().get();
-            self.deliver(pid, Exit::now(pid, code(status)));
-        }
-        // No room for strangers: they stay with the kernel, and the known are asked for by name.
         let owned: Vec<i32> = self.owners.keys().copied().collect();
         for pid in owned {
             if let Ok(Some((_, status))) = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG) {
@@ -305,7 +298,7 @@ mod tests {
         assert_eq!(exit.await.unwrap().status, 128 + 15);
 
         // An orphan that has ended before its parent, and long before it is adopted.
-        let hold = reaper.hold();
+        let hold = reaper.hold().await;
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let pid_file = folder.path().join("pid");
         let mut parent = Command::new("/bin/sh");
@@ -320,20 +313,17 @@ mod tests {
                 Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         };
+        while !matches!(kernel_process::zombie_exit(pid), Ok(Some(_))) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         // Others come and go meanwhile.
         let (_, other) = reaper.spawn(&mut Command::new("/bin/true")).unwrap();
         assert_eq!(other.await.unwrap().status, 0);
-        while std::path::Path::new(&format!("/proc/{pid}")).exists() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        // It was collected meanwhile, and kept.
-        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
         let orphan = reaper.adopt(pid).unwrap();
-        assert!(orphan.process.is_none());
         drop(hold);
         let exit = tokio::time::timeout(PATIENCE, orphan.exit).await.unwrap().unwrap();
         assert_eq!((exit.pid, exit.status), (pid, 42));
-        assert!(reaper.adopt(pid).is_err(), "nobody is kept beyond the hold");
+        assert!(reaper.adopt(pid).is_err(), "there is no such process any more");
 
         // An orphan that nobody wants is collected all the same.
         let _ = std::fs::remove_file(&pid_file);

@@ -1,7 +1,5 @@
 //! A program with runc's command line that does not come to its end.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;

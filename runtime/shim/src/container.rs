@@ -24,7 +24,7 @@ pub(crate) const INIT_PID_FILE: &str = "init.pid";
 /// How long the exit of a process may take to be seen, once its runtime has killed it.
 const KILLED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a runtime that has failed to create a container may take to remove it.
+/// How long a runtime that has failed to create or pause a container may take to undo that.
 const UNDO_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A signal that cannot be refused.
@@ -140,7 +140,7 @@ impl Container {
             pid_file: &pid_file,
             no_pivot: self.options.no_pivot_root,
         };
-        let hold = self.reaper.hold();
+        let hold = self.reaper.hold().await;
         let restored = self.runtime.restore(&self.id, &self.bundle, options, io).await;
         let taken = match restored {
             Ok(()) => self.take_over(&self.init, prepared, &pid_file, "container").await,
@@ -178,11 +178,8 @@ impl Container {
         // A number from a file is believed only of a child, or of an orphan that came here.
         let ours = kernel_process::stat(pid)
             .is_ok_and(|stat| u32::try_from(stat.parent) == Ok(std::process::id()));
-        if ours
-            && let Ok(adopted) = self.reaper.adopt(pid)
-            && let Some(process) = adopted.process
-        {
-            let _ = process.send_signal(SIGKILL_NUMBER);
+        if ours && let Ok(adopted) = self.reaper.adopt(pid) {
+            let _ = adopted.process.send_signal(SIGKILL_NUMBER);
         }
     }
 
@@ -200,7 +197,7 @@ impl Container {
         let pid = read_pid(pid_file)
             .with_context(|| format!("failed to retrieve OCI runtime {what} pid"))?;
         let adopted = self.reaper.adopt(pid)?;
-        process.set_pid(pid, adopted.process);
+        process.set_process(adopted.process);
         let io = prepared.begin(&process.endpoints, &self.owner(&process.id)).await?;
         process.set_io(io);
         Ok(adopted.exit)
@@ -232,7 +229,7 @@ impl Container {
         let pid_file = self.exec_pid_file(&exec.id);
         let process_file = self.bundle.join(format!(".{}.process.json", exec.id));
         let (io, prepared) = stdio::prepare(&exec.endpoints, &self.owner(&exec.id)).await?;
-        let hold = self.reaper.hold();
+        let hold = self.reaper.hold().await;
         // One that an earlier exec of this name has left would be taken for the new one's.
         let _ = fs::remove_file(&pid_file);
         let options = ExecOptions { pid_file: &pid_file, process_file: &process_file };
@@ -298,6 +295,10 @@ impl Container {
         self.init.check(Operation::Pause)?;
         self.init.advance(Phase::Pausing);
         let paused = self.runtime.pause(&self.id).await;
+        if paused.is_err() {
+            // It may have failed after its work, and a frozen process takes no signal.
+            let _ = tokio::time::timeout(UNDO_TIMEOUT, self.runtime.resume(&self.id)).await;
+        }
         self.init.advance(if paused.is_ok() { Phase::Paused } else { Phase::Running });
         Ok(paused?)
     }

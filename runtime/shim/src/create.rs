@@ -124,7 +124,7 @@ async fn begin(
         no_pivot: container.options.no_pivot_root,
         no_new_keyring: container.options.no_new_keyring,
     };
-    let hold = container.reaper.hold();
+    let hold = container.reaper.hold().await;
     let made = container.runtime.create(&container.id, &container.bundle, create, io).await;
     let taken = match made {
         Ok(()) => container.take_over(&container.init, prepared, &pid_file, "container").await,

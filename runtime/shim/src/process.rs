@@ -99,10 +99,10 @@ impl Process {
         u32::try_from(self.pid()).unwrap_or_default()
     }
 
-    pub(crate) fn set_pid(&self, pid: i32, handle: Option<Arc<PidFd>>) {
+    pub(crate) fn set_process(&self, process: Arc<PidFd>) {
         let mut state = lock(&self.state);
-        state.pid = pid;
-        state.handle = handle;
+        state.pid = process.pid();
+        state.handle = Some(process);
     }
 
     /// Sends a signal to this very process.

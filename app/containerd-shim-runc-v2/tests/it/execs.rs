@@ -1,11 +1,11 @@
 //! Twenty thousand execs through one shim, which has to remember none of them.
 //!
-//! A runtime that is a few lines of shell does as little as a runtime can, so that the shim's work
+//! The runtime is an example of this crate that does as little as one can, so that the shim's work
 //! is what is measured; `IRONHULL_EXECS_RUNTIME` names another one, and `IRONHULL_EXECS` another
 //! number.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -23,25 +23,11 @@ const WORKERS: usize = 8;
 /// What may be left of one exec: nothing. A page or two come and go with the moment of the look.
 const SLACK: u64 = 64 << 10;
 
-/// `create`, `exec`, `kill` and `delete` by the words that runc has for them.
-const RUNTIME: &str = r#"#!/bin/busybox sh
-pid_file=; command=; last=
-while [ $# -gt 0 ]; do
-  case $1 in
-    create|start|exec|kill|delete) command=$1;;
-    --pid-file) shift; pid_file=$1;;
-    --root|--log|--log-format|--bundle|--process|--console-socket) shift;;
-    --*) ;;
-    *) before=$last; last=$1;;
-  esac
-  shift
-done
-case $command in
-  create) sleep 100000 & echo $! >$pid_file; echo $! >"${0%/*}/init";;
-  exec) (exit 7) & echo $! >$pid_file;;
-  kill) read pid <"${0%/*}/init"; kill -$last $pid;;
-esac
-"#;
+/// The example of that name, which is built beside the shim.
+fn tiny_runtime() -> PathBuf {
+    let shim = Path::new(env!("CARGO_BIN_EXE_containerd-shim-runc-v2"));
+    shim.with_file_name("examples").join("tiny-runtime")
+}
 
 /// The private and changed memory of a process, in bytes.
 fn private_dirty(pid: i32) -> u64 {
@@ -63,10 +49,7 @@ async fn twenty_thousand_execs_leave_no_memory() {
             0
         }
         None => {
-            let path = world.path("runtime");
-            fs::write(&path, RUNTIME).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-            create.options = Some(world.options(path.to_str().unwrap()));
+            create.options = Some(world.options(tiny_runtime().to_str().unwrap()));
             7
         }
     };
