@@ -13,8 +13,8 @@ mod listeners;
 mod process;
 mod recovery;
 mod swap;
-mod v0;
 mod userns;
+mod v0;
 
 use e2e::Maker;
 

@@ -26,8 +26,7 @@ use serde::{Deserialize, Serialize};
 use service_grpc::server::GrpcService;
 use service_grpc::{
     Backends, ContainersService, ContentService, DiffService, EventTypes, EventsService,
-    ImagesService,
-    IntrospectionService, LeasesService, MountsService, NamespacesService,
+    ImagesService, IntrospectionService, LeasesService, MountsService, NamespacesService,
     SandboxControllerService, SandboxStoreService, SnapshotsService, StreamingService, Streams,
     TasksService, TransferService, VersionService,
 };
