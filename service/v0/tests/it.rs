@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -267,11 +267,9 @@ async fn times_of_events_are_checked() {
 }
 
 /// A daemon without clients of 0.2 makes nothing for them.
-#[test]
-fn the_state_folder_is_made_by_the_first_container() {
+#[tokio::test]
+async fn the_state_folder_is_made_by_the_first_container() {
     let world = World::new();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let _api = runtime.block_on(world.start());
-    let path: &Path = &world.state_dir();
-    assert!(!path.exists());
+    let _api = world.start().await;
+    assert!(!world.state_dir().exists());
 }
