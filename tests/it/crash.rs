@@ -184,3 +184,131 @@ fn a_shim_that_is_killed() {
         Ok(())
     });
 }
+
+/// Ten shims that hang delay themselves alone: at the start of the daemon, and at every list.
+#[test]
+fn shims_that_hang_at_the_start() {
+    const HUNG: usize = 10;
+    const WELL: usize = 3;
+    let options = Options::new(Maker::Forky).map(|mut options| {
+        // Longer than this test: as long as they hang, they are being adopted.
+        options.tables = "[timeouts]\n  \"io.containerd.timeout.shim.load\" = \"5m\"\n".to_owned();
+        options
+    });
+    check(options, |world| {
+        if !world.is_ours() {
+            skip!("containerd waits for each shim");
+        }
+        for number in 0..HUNG + WELL {
+            world.ctr(&format!("run -d {IMAGE} c{number:02} sleep 1000"))?;
+        }
+        let before = tasks(world)?;
+        let mut stopped = Vec::new();
+        for (_, (pid, _)) in before.iter().take(HUNG) {
+            let shim = process::parent(*pid).context("no parent")?;
+            process::signal(shim, Signal::STOP)?;
+            stopped.push(shim);
+        }
+        let outcome = while_they_hang(world, &before, HUNG);
+        for shim in stopped {
+            process::signal(shim, Signal::CONT)?;
+        }
+        outcome?;
+        wait::until("all tasks to be right", || {
+            let after = tasks(world)?;
+            ensure!(after == before, "{after:?}");
+            Ok(())
+        })?;
+        for id in before.keys() {
+            world.ctr(&format!("tasks rm --force {id}"))?;
+            world.ctr(&format!("containers rm {id}"))?;
+        }
+        world.forgive_fifos()
+    });
+}
+
+fn while_they_hang(
+    world: &World,
+    before: &BTreeMap<String, (i32, String)>,
+    hung: usize,
+) -> Result<()> {
+    world.kill_daemon()?;
+    world.start()?;
+    let well: Vec<&String> = before.keys().skip(hung).collect();
+    wait::until("those that are well", || {
+        let now = tasks(world)?;
+        ensure!(now.keys().collect::<Vec<_>>() == well, "{now:?}");
+        Ok(())
+    })?;
+    for id in &well {
+        ensure!(world.ctr(&format!("tasks exec --exec-id e {id} echo {id}"))? == format!("{id}\n"));
+    }
+    let shown = operations(world)?;
+    let adopting = shown.lines().filter(|line| line.contains(" adopt ")).count();
+    ensure!(adopting == hung, "{shown}");
+    ensure!(shown.contains("asking for the state") && shown.contains(" 300.0s "), "{shown}");
+    Ok(())
+}
+
+/// What our `ctr` tells of the operations in flight.
+fn operations(world: &World) -> Result<String> {
+    let socket = world.socket().display().to_string();
+    let ctr = Maker::Ours.ctr()?.display().to_string();
+    world.run(&ctr, &["--address", &socket, "operations"])
+}
+
+/// What the daemon is doing is shown by our `ctr` and by the metrics.
+#[test]
+fn operations_are_shown() {
+    check(Options::new(Maker::Forky), |world| {
+        if !world.is_ours() {
+            skip!("containerd does not tell");
+        }
+        let shown = operations(world)?;
+        ensure!(
+            shown.starts_with("starts: 0 of 10 running, 0 waiting\nID KIND NAMESPACE"),
+            "{shown}"
+        );
+        let waiting = world.start_ctr(&format!("run --rm {IMAGE} one sleep 1000"))?;
+        wait::until("the waiter to be shown", || {
+            let shown = operations(world)?;
+            let wanted = format!("wait {} one", world.namespace());
+            let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+            ensure!(words.contains(&wanted), "{shown}");
+            Ok(())
+        })?;
+        world.ctr("tasks kill -s KILL one")?;
+        let ended = waiting.wait()?;
+        ensure!(ended.status == 137, "{ended}");
+        Ok(())
+    });
+}
+
+/// The folder for temporary files is made, and told to all programs that the daemon starts.
+#[test]
+fn the_temporary_folder_is_exported() {
+    let folder = match tempfile::Builder::new().prefix("ih-temp").tempdir_in("/dev/shm") {
+        Ok(folder) => folder,
+        Err(error) => panic!("{error}"),
+    };
+    let temp = folder.path().join("temp").display().to_string();
+    let options = Options::new(Maker::Forky).map(|mut options| {
+        options.top = format!("temp = {temp:?}");
+        options
+    });
+    check(options, |world| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(&temp)?.permissions().mode() & 0o7777;
+        ensure!(mode == 0o700, "{mode:o}");
+        world.ctr(&format!("run -d {IMAGE} one sleep 1000"))?;
+        for pid in world.shims() {
+            let environment = std::fs::read(format!("/proc/{pid}/environ"))?;
+            let wanted = format!("TMPDIR={temp}");
+            let found = environment.split(|byte| *byte == 0).any(|one| one == wanted.as_bytes());
+            ensure!(found, "{}", String::from_utf8_lossy(&environment));
+        }
+        world.ctr("tasks rm --force one")?;
+        world.ctr("containers rm one")?;
+        world.forgive_fifos()
+    });
+}

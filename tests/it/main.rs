@@ -12,6 +12,7 @@ mod durability;
 mod listeners;
 mod process;
 mod recovery;
+mod restart;
 mod swap;
 mod userns;
 mod v0;

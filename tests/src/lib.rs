@@ -9,6 +9,7 @@
 //! Laws: a world kills only what it started; it fails when something is left; nothing waits for a
 //! fixed time, every wait asks again until [`wait::PATIENCE`] is over.
 
+pub mod churn;
 pub mod client;
 pub mod docker;
 pub mod image;

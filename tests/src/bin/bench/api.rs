@@ -16,12 +16,14 @@ use api_grpc::snapshots::{
 };
 use api_grpc::tasks::tasks_client::TasksClient;
 use api_grpc::tasks::{
-    CreateTaskRequest, DeleteTaskRequest, ListTasksRequest, StartRequest, WaitRequest,
+    CreateTaskRequest, DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, KillRequest,
+    ListTasksRequest, StartRequest, WaitRequest,
 };
 use api_grpc::version::version_client::VersionClient;
 use api_grpc::{LEASE_HEADER, MAX_MESSAGE_SIZE, NAMESPACE_HEADER};
 use api_shim::process::Status;
 use api_shim::types::Mount;
+use api_shim::typeurl;
 use e2e::World;
 use e2e::world::IMAGE;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -192,7 +194,13 @@ impl Lane {
         self.start_created(id).await
     }
 
-    async fn create(&self, id: &str, template: &Template) -> Result<()> {
+    /// Makes a container with its snapshot and its task, which waits to be started. Gives the time
+    /// that the task took: the start of the shim, and the runtime's create.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn create(&self, id: &str, template: &Template) -> Result<Duration> {
         // Until the record of the container refers to it, the snapshot is held by a lease.
         self.create_lease(id).await?;
         let rootfs = self.prepare(id, template).await?;
@@ -203,8 +211,9 @@ impl Lane {
             rootfs,
             ..CreateTaskRequest::default()
         };
+        let begin = std::time::Instant::now();
         self.tasks().create(self.request(message)).await.context("Tasks.Create")?;
-        Ok(())
+        Ok(begin.elapsed())
     }
 
     /// Creates and starts the task of a container whose record is there, with `output` as its output.
@@ -239,6 +248,59 @@ impl Lane {
         let message = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
         self.tasks().start(self.request(message)).await.context("Tasks.Start")?;
         Ok(())
+    }
+
+    /// Runs `true` in a container that runs: exec, start, wait, delete.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's, or it does not end with 0.
+    pub async fn exec(&self, id: &str, exec: &str) -> Result<()> {
+        const SPEC: &[u8] =
+            br#"{"args":["/bin/busybox","true"],"cwd":"/","user":{"uid":0,"gid":0}}"#;
+        let (container_id, exec_id) = (id.to_owned(), exec.to_owned());
+        let mut tasks = self.tasks();
+        let message = ExecProcessRequest {
+            container_id: container_id.clone(),
+            exec_id: exec_id.clone(),
+            spec: Some(typeurl::encode_json(typeurl::PROCESS, SPEC)),
+            ..ExecProcessRequest::default()
+        };
+        tasks.exec(self.request(message)).await.context("Tasks.Exec")?;
+        let message = StartRequest { container_id: container_id.clone(), exec_id: exec_id.clone() };
+        tasks.start(self.request(message)).await.context("Tasks.Start")?;
+        let message = WaitRequest { container_id: container_id.clone(), exec_id: exec_id.clone() };
+        let status = tasks.wait(self.request(message)).await.context("Tasks.Wait")?.into_inner();
+        let message = DeleteProcessRequest { container_id, exec_id };
+        tasks.delete_process(self.request(message)).await.context("Tasks.DeleteProcess")?;
+        if status.exit_status != 0 {
+            bail!("exec {exec} ended with {}", status.exit_status);
+        }
+        Ok(())
+    }
+
+    /// Ends and removes a container that runs or waits to be started.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        let mut tasks = self.tasks();
+        let message = KillRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+            signal: 9,
+            all: true,
+        };
+        tasks.kill(self.request(message)).await.context("Tasks.Kill")?;
+        let message = WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
+        tasks.wait(self.request(message)).await.context("Tasks.Wait")?;
+        let message = DeleteTaskRequest { container_id: id.to_owned() };
+        tasks.delete(self.request(message)).await.context("Tasks.Delete")?;
+        let message =
+            RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id.to_owned() };
+        self.snapshots().remove(self.request(message)).await.context("Snapshots.Remove")?;
+        self.delete_container(id).await
     }
 
     /// The whole life of a container whose process ends by itself, as clients lead it: lease,

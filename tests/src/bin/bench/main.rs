@@ -6,7 +6,9 @@
 //! the table, and the bench fails.
 
 mod api;
+mod churn;
 mod cycles;
+mod exec;
 mod image;
 mod import;
 mod latency;
@@ -43,7 +45,7 @@ struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
     /// Containers that run while a daemon is started again.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     containers: u16,
     /// The sides: ours, forky (containerd 2.1, what promises are about), bookworm (1.6).
     #[arg(long, value_delimiter = ',', default_value = "ours,forky,bookworm", value_parser = side::maker)]
@@ -71,12 +73,16 @@ enum Measure {
     Metadata,
     /// Latency of one call.
     Latency,
+    /// Latency of a container's first process, and of an exec.
+    Exec,
     /// Start of a daemon that has running containers.
     Restart,
     /// The API of 0.2 beside today's.
     V0,
     /// A thousand containers of 0.2, and the order of their events; only when asked for.
     V0Order,
+    /// 2,000 lives of containers while daemons and shims are killed; only if it is named.
+    Churn,
 }
 
 impl Measure {
@@ -92,9 +98,11 @@ impl Measure {
             Measure::Import => import::measure(plan),
             Measure::Metadata => metadata::measure(plan),
             Measure::Latency => latency::measure(plan),
+            Measure::Exec => exec::measure(plan),
             Measure::Restart => restart::measure(plan, usize::from(containers)),
             Measure::V0 => v0::measure(plan),
             Measure::V0Order => v0::order(plan),
+            Measure::Churn => churn::measure(plan),
         }
     }
 }
@@ -126,6 +134,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     for measure in Measure::value_variants() {
         let wanted = match arguments.only.as_slice() {
             [] => *measure != Measure::V0Order,
+            [] => *measure != Measure::Churn,
             only => only.contains(measure),
         };
         if !wanted {
