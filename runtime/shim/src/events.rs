@@ -211,3 +211,37 @@ impl Shared {
 fn is_refusal(status: &Status) -> bool {
     ![code::UNAVAILABLE, code::DEADLINE_EXCEEDED].contains(&status.code)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_loses_first_what_repeats_itself() {
+        crate::serve::runtime().unwrap().block_on(async {
+            // Nothing is forwarded before the first wait.
+            let publisher = Publisher::start("unix:///nonexistent/socket", "n");
+            let exit = |id: &str| TaskExit { id: id.to_owned(), ..Default::default() };
+            publisher.publish(&exit("first"));
+            for _ in 0..QUEUE {
+                publisher.publish(&TaskOom { container_id: "c".to_owned() });
+            }
+            for id in ["second", "third"] {
+                publisher.publish(&exit(id));
+            }
+            assert!(!publisher.is_empty());
+            let queue = lock(&publisher.shared.queue);
+            assert_eq!(queue.len(), QUEUE);
+            assert_eq!(queue.front().unwrap().topic, TaskExit::TOPIC);
+            let exits = queue.iter().filter(|event| event.topic == TaskExit::TOPIC);
+            assert_eq!(exits.count(), 3);
+        });
+    }
+
+    #[test]
+    fn a_daemon_that_is_not_there_has_refused_nothing() {
+        assert!(!is_refusal(&Status::closed()));
+        assert!(!is_refusal(&Status::deadline_exceeded()));
+        assert!(is_refusal(&Status::invalid_argument("x")));
+    }
+}

@@ -496,3 +496,48 @@ fn checkpoint_options(path: &str, any: Option<&Any>) -> Result<CheckpointOptions
     }
     Ok(options)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_checkpoints_come_in_two_packages() {
+        let options = checkpoint_options("/image", None).unwrap();
+        assert!(options.leave_running);
+        assert_eq!(options.image_path.to_str(), Some("/image"));
+        let today = runc::CheckpointOptions {
+            exit: true,
+            open_tcp: true,
+            image_path: "/other".to_owned(),
+            work_path: "/work".to_owned(),
+            ..Default::default()
+        };
+        let options = checkpoint_options("/image", Some(&typeurl::encode(&today))).unwrap();
+        assert!(!options.leave_running && options.open_tcp);
+        assert_eq!(options.image_path.to_str(), Some("/other"));
+        assert_eq!(options.work_path.to_str(), Some("/work"));
+        let old = linux_runc::CheckpointOptions {
+            exit: true,
+            file_locks: true,
+            empty_namespaces: vec!["network".to_owned()],
+            cgroups_mode: "soft".to_owned(),
+            ..Default::default()
+        };
+        let options = checkpoint_options("/image", Some(&typeurl::encode(&old))).unwrap();
+        assert!(!options.leave_running && options.file_locks);
+        assert_eq!((options.empty_namespaces.len(), options.cgroups_mode.as_str()), (1, "soft"));
+        let foreign = Any { type_url: "x.Options".to_owned(), value: Vec::new() };
+        let error = checkpoint_options("/image", Some(&foreign)).unwrap_err();
+        assert_eq!(error.class(), base_errors::Class::InvalidArgument);
+    }
+
+    #[test]
+    fn the_terminal_of_an_exec_is_what_the_request_says() {
+        let spec = typeurl::encode_json(typeurl::PROCESS, "{\"args\":[\"a\"],\"terminal\":true}");
+        let with = |terminal| String::from_utf8(exec_spec(Some(&spec), terminal).unwrap()).unwrap();
+        assert_eq!(with(false), "{\"args\":[\"a\"]}");
+        assert_eq!(with(true), "{\"args\":[\"a\"],\"terminal\":true}");
+        assert!(exec_spec(None, false).is_err());
+    }
+}
