@@ -1,8 +1,10 @@
 //! What is built in: the one list of plugins, in containerd's types, ids and configuration.
 
+mod differs;
 mod grpc;
 mod restart;
 mod services;
+mod snapshotters;
 mod stores;
 mod v0;
 
@@ -45,6 +47,8 @@ pub fn platform() -> String {
 pub fn graph(surroundings: &Rc<Surroundings>) -> Graph {
     let mut graph = Graph::default();
     stores::register(&mut graph, surroundings);
+    snapshotters::register(&mut graph, surroundings);
+    differs::register(&mut graph, surroundings);
     services::register(&mut graph, surroundings);
     graph.register(restart::registration(surroundings));
     grpc::register(&mut graph, surroundings);
@@ -53,10 +57,15 @@ pub fn graph(surroundings: &Rc<Surroundings>) -> Graph {
 }
 
 /// The configurations of the plugins that have one, with their defaults filled in.
-const CONFIGURED: [&str; 9] = [
+const CONFIGURED: [&str; 14] = [
     stores::BOLT,
     stores::OVERLAYFS,
     stores::NATIVE,
+    snapshotters::BTRFS,
+    snapshotters::BLOCKFILE,
+    snapshotters::DEVMAPPER,
+    snapshotters::EROFS,
+    differs::EROFS,
     stores::SCHEDULER,
     services::DIFF,
     services::TASK,
@@ -65,6 +74,7 @@ const CONFIGURED: [&str; 9] = [
     restart::RESTART,
 ];
 
+    tables.take::<restart::RestartConfig>(restart::RESTART).map_err(failed)?;
 /// The plugins that have a configuration.
 pub fn configured() -> BTreeSet<String> {
     CONFIGURED.iter().map(|uri| (*uri).to_owned()).collect()
@@ -77,11 +87,15 @@ pub fn effective_tables(config: &Config) -> Result<BTreeMap<String, toml::Table>
     tables.take::<stores::BoltConfig>(stores::BOLT).map_err(failed)?;
     tables.take::<stores::OverlayTable>(stores::OVERLAYFS).map_err(failed)?;
     tables.take::<stores::NativeTable>(stores::NATIVE).map_err(failed)?;
+    tables.take::<stores::NativeTable>(snapshotters::BTRFS).map_err(failed)?;
+    tables.take::<snapshotters::BlockfileTable>(snapshotters::BLOCKFILE).map_err(failed)?;
+    tables.take::<snapshotters::DevmapperTable>(snapshotters::DEVMAPPER).map_err(failed)?;
+    tables.take::<snapshotters::ErofsTable>(snapshotters::EROFS).map_err(failed)?;
+    tables.take::<differs::ErofsTable>(differs::EROFS).map_err(failed)?;
     tables.take::<crate::collector::SchedulerConfig>(stores::SCHEDULER).map_err(failed)?;
     tables.take::<services::DiffConfig>(services::DIFF).map_err(failed)?;
     tables.take::<services::TaskConfig>(services::TASK).map_err(failed)?;
     tables.take::<grpc::EventsConfig>(grpc::EVENTS).map_err(failed)?;
     tables.take::<v0::V0Config>(v0::API).map_err(failed)?;
-    tables.take::<restart::RestartConfig>(restart::RESTART).map_err(failed)?;
     Ok(tables.effective())
 }

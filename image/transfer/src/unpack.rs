@@ -185,7 +185,7 @@ impl Unpacking<'_> {
             keys.push(key.clone());
         }
         let options =
-            ApplyOptions { sync_fs: self.sync_fs, parent_comes_later: layer.parent.is_some() };
+            ApplyOptions { sync_fs: self.sync_fs, parent_comes_later: layer.parent.is_some(), ..ApplyOptions::default() };
         match self.apply(layer, &mounts, options).await {
             Ok(()) => Ok(Ahead::Applied(key)),
             Err(error)
@@ -209,7 +209,7 @@ impl Unpacking<'_> {
     async fn run_serial(&self, layer: &Layer) -> Result<()> {
         let parent = layer.parent.as_ref().map_or("", Digest::as_str);
         let Some((key, mounts)) = self.prepare(layer, parent).await? else { return Ok(()) };
-        let options = ApplyOptions { sync_fs: self.sync_fs, parent_comes_later: false };
+        let options = ApplyOptions { sync_fs: self.sync_fs, ..ApplyOptions::default() };
         let done = match self.apply(layer, &mounts, options).await {
             Ok(()) => self.commit(layer, &key, &None).await,
             Err(error) => Err(error),

@@ -3,6 +3,7 @@
 use api_grpc::diff::diff_server::Diff;
 use api_grpc::diff::{ApplyRequest, ApplyResponse, DiffRequest, DiffResponse};
 use base_errors::{Class, Error};
+use prost::Message as _;
 use store_diff::{ApplyOptions, CompareOptions};
 use tonic::{Request, Response, Status};
 
@@ -24,13 +25,24 @@ impl Diff for DiffService {
         &self,
         request: Request<ApplyRequest>,
     ) -> Result<Response<ApplyResponse>, Status> {
-        let content = self.0.content(&scope(&request)?);
+        let scope = scope(&request)?;
+        let content = self.0.content(&scope);
         let request = request.into_inner();
+        let payloads: std::collections::BTreeMap<String, Vec<u8>> = request
+            .payloads
+            .iter()
+            .map(|(id, payload)| (id.clone(), payload.encode_to_vec()))
+            .collect();
         let layer = descriptor(required(request.diff, "diff")?)?;
         let mounts = mounts(request.mounts);
         let mut last = Error::not_implemented("no differ is loaded");
         for differ in &self.0.differs {
-            let options = ApplyOptions { sync_fs: request.sync_fs, ..ApplyOptions::default() };
+            let options = ApplyOptions {
+                sync_fs: request.sync_fs,
+                payloads: payloads.clone(),
+                scope: Some(scope.clone()),
+                ..ApplyOptions::default()
+            };
             match differ.apply(&content, &layer, &mounts, options).await {
                 Ok(applied) => {
                     let applied = Some(descriptor_message(applied));
@@ -43,7 +55,8 @@ impl Diff for DiffService {
     }
 
     async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
-        let content = self.0.content(&scope(&request)?);
+        let scope = scope(&request)?;
+        let content = self.0.content(&scope);
         let request = request.into_inner();
         let (lower, upper) = (mounts(request.left), mounts(request.right));
         let options = CompareOptions {
@@ -51,6 +64,7 @@ impl Diff for DiffService {
             reference: request.r#ref,
             labels: request.labels,
             source_date_epoch: time(request.source_date_epoch),
+            scope: Some(scope),
         };
         let mut last = Error::not_implemented("no differ is loaded");
         for differ in &self.0.differs {

@@ -13,13 +13,16 @@ use api_grpc::tasks::{
     ResizePtyRequest, ResumeTaskRequest, StartRequest, StartResponse, UpdateTaskRequest,
     WaitRequest, WaitResponse,
 };
-use base_errors::Error;
+use api_shim::types::Mount;
+use base_errors::{Error, Result};
 use base_ident::Namespace;
 use runtime_supervisor::{CreateTask, ExecTask, Exit, Runtime, Supervisor};
+use store_metadata::Scope;
+use store_mount::{ActivateOptions, MountManager};
 use tonic::{Request, Response, Status};
 
 use crate::Backends;
-use crate::convert::{descriptor, status};
+use crate::convert::{descriptor, mount_messages, mounts, status};
 use crate::request::scope;
 
 /// Running containers.
@@ -28,9 +31,53 @@ pub struct TasksService {
     pub backends: Backends,
     /// Who owns the tasks.
     pub supervisor: Supervisor,
+    /// Makes the mounts that no shim can make; none if it is not loaded.
+    pub mounts: Option<MountManager>,
 }
 
+/// Says of an activation that it lives as long as its container.
+const LABEL_CONTAINER: &str = "containerd.io/gc.bref.container";
+
 impl TasksService {
+    /// The mounts for the shim: those of the client, or what is left of them once the mount
+    /// manager has done its part under the task's id.
+    async fn rootfs(&self, scope: &Scope, id: &str, given: Vec<Mount>) -> Result<Vec<Mount>> {
+        let list = mounts(given.clone());
+        let Some(manager) = &self.mounts else { return Ok(given) };
+        if !kernel_mount::needs_activation(&list) {
+            return Ok(given);
+        }
+        let options = ActivateOptions {
+            labels: [(LABEL_CONTAINER.to_owned(), id.to_owned())].into(),
+            ..ActivateOptions::default()
+        };
+        // The container keeps it; the caller's lease may end before it.
+        let scope = Scope::new(scope.namespace.clone());
+        let made = match manager.activate(&scope, id, &list, options).await {
+            Ok(made) => made,
+            // Left by a task of the same container.
+            Err(error) if error.is_already_exists() => manager.info(&scope, id)?,
+            Err(error) => return Err(error),
+        };
+        Ok(mount_messages(made.system))
+    }
+
+    /// Takes away what [`TasksService::rootfs`] made.
+    async fn release(&self, namespace: &Namespace, id: &str) {
+        let Some(manager) = &self.mounts else { return };
+        let scope = Scope::new(namespace.clone());
+        // Most tasks have none: a look costs nothing.
+        if manager.info(&scope, id).is_err() {
+            return;
+        }
+        match manager.deactivate(&scope, id).await {
+            Err(error) if !error.is_not_found() => {
+                tracing::warn!(%namespace, id, %error, "failed to release the mounts of a task");
+            }
+            _ => {}
+        }
+    }
+
     /// The status for `error` on a task: a container that does not exist at all is the better
     /// answer to a task that does not.
     fn missing(&self, namespace: &Namespace, id: &str, error: Error) -> Status {
@@ -74,17 +121,20 @@ impl Tasks for TasksService {
         let unpack = match from {
             Some(image) if path.is_empty() => {
                 let image = descriptor(image)?;
-                let unpack = checkpoint::unpack(&self.backends, scope, image).await;
+                let unpack = checkpoint::unpack(&self.backends, scope.clone(), image).await;
                 Some(unpack.map_err(status)?)
             }
             _ => None,
         };
+        let given = !request.rootfs.is_empty();
+        let rootfs =
+            self.rootfs(&scope, &container.id, request.rootfs).await.map_err(status)?;
         let task = CreateTask {
             id: container.id.clone(),
             spec: container.spec,
             runtime: Runtime { name: container.runtime.name, options: container.runtime.options },
             sandbox_id: container.sandbox_id,
-            rootfs: request.rootfs,
+            rootfs,
             stdin: request.stdin,
             stdout: request.stdout,
             stderr: request.stderr,
@@ -96,7 +146,16 @@ impl Tasks for TasksService {
             task_api_address: request.task_api_address,
             task_api_version: request.task_api_version,
         };
-        let pid = self.supervisor.create(&namespace, task).await.map_err(status)?;
+        let pid = match self.supervisor.create(&namespace, task).await {
+            Ok(pid) => pid,
+            Err(error) => {
+                // A task that is there needs its mounts.
+                if given && !error.is_already_exists() {
+                    self.release(&namespace, &container.id).await;
+                }
+                return Err(status(error));
+            }
+        };
         Ok(Response::new(CreateTaskResponse { container_id: container.id, pid }))
     }
 
@@ -126,6 +185,7 @@ impl Tasks for TasksService {
             .delete(&namespace, id)
             .await
             .map_err(|error| self.missing(&namespace, id, error))?;
+        self.release(&namespace, id).await;
         Ok(Response::new(deleted(exit)))
     }
 

@@ -21,6 +21,7 @@ pub use error::ApplyError;
 pub use stream::decompress;
 pub use target::{Target, Whiteouts};
 
+pub(crate) use stream::with_inflated;
 pub(crate) use tree::open_below;
 
 use applier::Applier;

@@ -2,6 +2,7 @@
 
 mod error;
 mod node;
+mod overlay;
 mod record;
 mod walk;
 
@@ -9,6 +10,7 @@ use std::io::Write;
 use std::path::Path;
 
 pub use error::CompareError;
+pub(crate) use overlay::changes;
 
 /// How a tree is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,4 +39,28 @@ pub fn write_diff<W: Write>(
     let mut recorder = record::Recorder::new(output, &upper, options);
     walk::walk(lower.as_ref(), &upper, &mut recorder)?;
     recorder.finish()
+}
+
+/// As [`write_diff`], from the folder of an overlay that holds all changes against the tree
+/// `lower`; the result is the same. The output comes back unused, as the inner error, if entries of the folder
+/// mean more than they show: then the trees have to be compared.
+///
+/// # Errors
+/// [`CompareError`]
+pub fn write_overlay_diff<W: Write>(
+    output: W,
+    lower: &Path,
+    changes: &Path,
+    options: TreeOptions,
+) -> Result<Result<W, W>, CompareError> {
+    let open = |path: &Path| {
+        node::open_root(path).map_err(CompareError::at("open", path.as_os_str().as_encoded_bytes()))
+    };
+    let (lower, upper) = (open(lower)?, open(changes)?);
+    if !overlay::is_plain(&upper)? {
+        return Ok(Err(output));
+    }
+    let mut recorder = record::Recorder::new(output, &upper, options);
+    overlay::walk(&lower, &upper, &mut recorder)?;
+    recorder.finish().map(Ok)
 }

@@ -4,7 +4,9 @@ use async_trait::async_trait;
 use base_errors::Result;
 use base_ident::{Descriptor, Labels};
 use kernel_mount::Mount;
+use std::collections::BTreeMap;
 use std::time::SystemTime;
+use store_metadata::Scope;
 
 /// How a layer is applied.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +17,10 @@ pub struct ApplyOptions {
     /// are committed: deletions are kept as overlayfs keeps them. A layer that needs its parent
     /// now is refused as FailedPrecondition; it must be applied on its parent.
     pub parent_comes_later: bool,
+    /// What the client sends along for stream processors, by their ids: serialised `Any`s.
+    pub payloads: BTreeMap<String, Vec<u8>>,
+    /// Whose call it is: for differs that are other programs, which find the content by it.
+    pub scope: Option<Scope>,
 }
 
 /// How two trees are compared.
@@ -28,6 +34,8 @@ pub struct CompareOptions {
     pub labels: Labels,
     /// Time for every entry that is newer, for reproducible layers.
     pub source_date_epoch: Option<SystemTime>,
+    /// Whose call it is: for differs that are other programs, which find the content by it.
+    pub scope: Option<Scope>,
 }
 
 /// Turns layers into trees and trees into layers. The content store that it reads from and

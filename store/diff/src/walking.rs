@@ -16,8 +16,9 @@ use store_content::{ContentReader, UpdateField, WriteOptions};
 use tokio::sync::mpsc;
 
 use crate::apply::{Target, apply_layer};
-use crate::compare::{CompareError, TreeOptions, write_diff};
+use crate::compare::{CompareError, TreeOptions, changes, write_diff, write_overlay_diff};
 use crate::media::{self, Format, LABEL_UNCOMPRESSED};
+use crate::processor::Processors;
 use crate::{ApplyOptions, CompareOptions, Differ, Encoder};
 
 /// Bytes of a layer handed to the content store at once.
@@ -34,13 +35,21 @@ pub struct WalkingDiffer {
     temp: Option<PathBuf>,
     /// Flush after each layer, whatever the caller says.
     always_sync: bool,
+    /// Programs that decode layers.
+    processors: Processors,
 }
 
 impl WalkingDiffer {
     /// A differ that mounts below `temp` (the daemon's `tmpmounts`).
     #[must_use]
     pub fn new(temp: Option<PathBuf>) -> Self {
-        WalkingDiffer { temp, always_sync: false }
+        WalkingDiffer { temp, always_sync: false, processors: Processors::default() }
+    }
+
+    /// The same, with programs that decode layers.
+    #[must_use]
+    pub fn with_processors(self, processors: Processors) -> Self {
+        WalkingDiffer { processors, ..self }
     }
 
     /// The same, which makes each layer durable before it says that it is applied, if `always`.
@@ -61,12 +70,7 @@ impl Differ for WalkingDiffer {
         mounts: &[Mount],
         options: ApplyOptions,
     ) -> Result<Descriptor> {
-        let Some(compression) = media::compression_of(&descriptor.media_type) else {
-            return Err(Error::not_implemented(format!(
-                "failed to get stream processor for {}: no processor for media-type",
-                descriptor.media_type
-            )));
-        };
+        let plan = self.processors.plan(&descriptor.media_type)?;
         let reader = content
             .reader(&descriptor.digest)
             .await
@@ -93,7 +97,20 @@ impl Differ for WalkingDiffer {
                     (Some(mount), target)
                 }
             };
-            let applied = apply_layer(source, compression, &target, &flag)?;
+            let mut stream = plan.start(source, &options.payloads)?;
+            let applied = match apply_layer(&mut stream, plan.compression, &target, &flag) {
+                Ok(applied) => {
+                    stream.finish()?;
+                    applied
+                }
+                Err(error) => {
+                    // What a program has said tells more than a stream that was cut off.
+                    if stream.has_failed() {
+                        stream.finish()?;
+                    }
+                    return Err(error.into());
+                }
+            };
             if sync {
                 // DURABILITY: the layer's files, before the snapshot is committed.
                 base_fs::failpoint::hit("diff.layer.sync")
@@ -205,7 +222,7 @@ impl Differ for WalkingDiffer {
 }
 
 /// Runs what blocks outside of the reactor.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
@@ -236,8 +253,19 @@ impl Tree {
         let encoder = encoder.map_err(CompareError::Write)?;
         // Headers are small: they reach the hash and the encoder together.
         let output = BufWriter::with_capacity(CHUNK, HashWriter { encoder, hasher: Sha256::new() });
-        let output =
-            write_diff(output, lower.as_ref().map(TempMount::path), upper.path(), self.options)?;
+        let quick = match (changes(&self.lower, &self.upper), &lower) {
+            (Some(folder), Some(lower)) => {
+                write_overlay_diff(output, lower.path(), &folder, self.options.clone())?
+            }
+            _ => Err(output),
+        };
+        let output = match quick {
+            Ok(output) => output,
+            Err(output) => {
+                let lower = lower.as_ref().map(TempMount::path);
+                write_diff(output, lower, upper.path(), self.options)?
+            }
+        };
         let HashWriter { encoder, hasher } =
             output.into_inner().map_err(|error| CompareError::Write(error.into_error()))?;
         let chunks = encoder.finish().map_err(CompareError::Write)?;
@@ -307,9 +335,9 @@ impl Write for ChunkWriter {
 }
 
 /// A blob as a stream.
-struct BlobReader {
-    reader: Arc<dyn ContentReader>,
-    offset: u64,
+pub(crate) struct BlobReader {
+    pub(crate) reader: Arc<dyn ContentReader>,
+    pub(crate) offset: u64,
 }
 
 impl Read for BlobReader {
@@ -322,7 +350,7 @@ impl Read for BlobReader {
 
 /// Tells the unpacking thread that nobody waits for it any more.
 #[derive(Default)]
-struct CancelOnDrop(Arc<AtomicBool>);
+pub(crate) struct CancelOnDrop(pub(crate) Arc<AtomicBool>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {

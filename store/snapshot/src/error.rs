@@ -78,6 +78,23 @@ pub enum SnapshotError {
         /// What failed.
         reason: String,
     },
+    /// Another commit of the snapshot is on its way.
+    #[error("snapshot {0:?} is being committed")]
+    Busy(String),
+    /// The plugin's configuration makes no sense.
+    #[error("{0}")]
+    Config(String),
+    /// The plugin cannot work here, and that is fine: containerd's words for it.
+    #[error("{0}")]
+    Skip(String),
+    /// A program failed.
+    #[error("{program}: {reason}")]
+    Program {
+        /// Its name.
+        program: String,
+        /// Its output, or why it did not run.
+        reason: String,
+    },
     /// A backend that does not keep its contract.
     #[error("unexpected error from snapshotter: {0}")]
     Backend(String),
@@ -100,17 +117,19 @@ impl Coded for SnapshotError {
             SnapshotError::ParentNotCommitted(_)
             | SnapshotError::Rebase { .. }
             | SnapshotError::KeyEmpty
+            | SnapshotError::Config(_)
             | SnapshotError::IdMap(_)
             | SnapshotError::IdMapRoot(_) => Class::InvalidArgument,
             SnapshotError::NotMountable(_)
             | SnapshotError::NotActive(_)
             | SnapshotError::HasChildren
             | SnapshotError::Replaced(_) => Class::FailedPrecondition,
-            SnapshotError::RebaseUnsupported(_) | SnapshotError::Unsupported { .. } => {
-                Class::NotImplemented
-            }
+            SnapshotError::RebaseUnsupported(_)
+            | SnapshotError::Unsupported { .. }
+            | SnapshotError::Skip(_) => Class::NotImplemented,
+            SnapshotError::Busy(_) => Class::Unavailable,
             SnapshotError::Damaged { .. } | SnapshotError::ChainTooLong(_) => Class::DataLoss,
-            SnapshotError::Backend(_) => Class::Unknown,
+            SnapshotError::Backend(_) | SnapshotError::Program { .. } => Class::Unknown,
             SnapshotError::Lost(_) => Class::Internal,
         }
     }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use base_errors::Result;
 
 use crate::error::io_error;
+use crate::snapshotter::Kind;
 use crate::storage::Storage;
 
 /// Tries for a name that nobody has. Random, so one is enough in practice.
@@ -22,6 +23,8 @@ const NAME_TRIES: u32 = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct Folders {
     path: PathBuf,
+    /// How a tree is removed.
+    remove: fn(&Path) -> Result<()>,
     /// Names in use by running calls, and by how many.
     busy: Arc<Mutex<BTreeMap<String, usize>>>,
 }
@@ -54,7 +57,33 @@ impl Folders {
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let path = root.join("snapshots");
         make_private(&path)?;
-        Ok(Folders { path, busy: Arc::default() })
+        Ok(Folders::over(path, |path| Ok(base_fs::remove_all(path)?)))
+    }
+
+    /// The folder `path`, which exists, whose trees are removed by `remove`.
+    pub(crate) fn over(path: PathBuf, remove: fn(&Path) -> Result<()>) -> Self {
+        Folders { path, remove, busy: Arc::default() }
+    }
+
+    /// Removes the tree with this id; one that is not there is removed already. Blocks.
+    pub(crate) fn remove(&self, id: u64) -> Result<()> {
+        (self.remove)(&self.tree(id))
+    }
+
+    /// Keeps the tree with this id from the cleanup, whatever the records say.
+    pub(crate) fn hold(&self, id: u64) -> Busy {
+        let name = id.to_string();
+        self.enter(&name);
+        Busy { folders: self.clone(), name }
+    }
+
+    /// A tree that `make` makes under a temporary name. Blocks.
+    pub(crate) fn begin_with(&self, make: impl FnOnce(&Path) -> Result<()>) -> Result<Pending> {
+        let temporary = format!("new-{}", random());
+        self.enter(&temporary);
+        let pending = Pending { folders: self.clone(), temporary, placed: None, settled: false };
+        make(&pending.path())?;
+        Ok(pending)
     }
 
     /// The folder of a tree.
@@ -105,14 +134,24 @@ impl Folders {
     /// Removes all folders without a record, those of removed snapshots among them. One that
     /// cannot be removed is logged and stays. Blocks.
     pub(crate) fn cleanup(&self, storage: &Storage) -> Result<()> {
+        self.cleanup_but(storage, |_| true)
+    }
+
+    /// As [`Folders::cleanup`], where only records of kinds that `belongs` takes have trees here.
+    pub(crate) fn cleanup_but(
+        &self,
+        storage: &Storage,
+        belongs: impl Fn(Kind) -> bool,
+    ) -> Result<()> {
         // The order matters: a folder that is seen here belongs to a call that is still on its way,
         // or has a record by now, or is garbage.
         let names = self.names()?;
         let busy: BTreeSet<String> = lock(&self.busy).keys().cloned().collect();
-        let ids = storage.view(|tx| tx.ids())?;
+        let kinds = storage.view(|tx| tx.kinds())?;
         for name in names {
-            let known =
-                name.parse().is_ok_and(|id: u64| ids.contains(&id) && id.to_string() == name);
+            let known = name.parse().is_ok_and(|id: u64| {
+                kinds.get(&id).is_some_and(|kind| belongs(*kind)) && id.to_string() == name
+            });
             if known || busy.contains(&name) {
                 continue;
             }
@@ -136,6 +175,19 @@ impl Folders {
             }
         }
         Ok(names)
+    }
+}
+
+/// See [`Folders::hold`].
+#[derive(Debug)]
+pub(crate) struct Busy {
+    folders: Folders,
+    name: String,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.folders.leave(&self.name);
     }
 }
 
@@ -183,7 +235,7 @@ impl Drop for Pending {
             // Both: the rename itself may have failed.
             let placed = self.placed.map(|id| self.folders.tree(id));
             for path in placed.into_iter().chain([self.path()]) {
-                if let Err(error) = base_fs::remove_all(&path) {
+                if let Err(error) = (self.folders.remove)(&path) {
                     tracing::warn!(path = %path.display(), %error, "failed to remove directory");
                 }
             }

@@ -15,6 +15,23 @@ pub const LABEL_UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
 /// Group ids of the tree.
 pub const LABEL_GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
 
+/// The most bytes that may be written to the snapshot, as a decimal number.
+pub const LABEL_MAX_SIZE: &str = "containerd.io/snapshot/max-size";
+
+/// The value of [`LABEL_MAX_SIZE`].
+///
+/// # Errors
+/// InvalidArgument for what is no positive number.
+pub(crate) fn max_size(labels: &Labels) -> Result<Option<u64>> {
+    let Some(text) = labels.get(LABEL_MAX_SIZE) else { return Ok(None) };
+    match text.parse() {
+        Ok(size) if size > 0 => Ok(Some(size)),
+        _ => Err(base_errors::Error::invalid_argument(format!(
+            "label {LABEL_MAX_SIZE}: {text:?} is no size in bytes"
+        ))),
+    }
+}
+
 /// The labels that a backend gets.
 #[must_use]
 pub fn inherited(labels: &Labels) -> Labels {

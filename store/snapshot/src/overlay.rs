@@ -11,9 +11,10 @@
 //! goes with [`Snapshotter::cleanup`], or at once with [`OverlayConfig::sync_remove`].
 
 mod config;
-mod idmap;
+pub(crate) mod idmap;
 mod mounts;
 mod probe;
+mod quota;
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -29,9 +30,10 @@ pub use self::config::{
     CAPABILITY_ONLY_REMAP_IDS, CAPABILITY_REBASE, CAPABILITY_REMAP_IDS, OverlayConfig,
 };
 pub use self::probe::Probe;
+pub(crate) use self::probe::overlay_remaps_ids;
 use crate::error::{SnapshotError, blocking, io_error};
 use crate::folders::{Folders, Pending, make_private};
-use crate::labels;
+use crate::labels::{self, LABEL_MAX_SIZE};
 use crate::snapshotter::{Info, Kind, Snapshotter, UpdateField, Usage};
 use crate::storage::{Storage, Tree};
 
@@ -116,6 +118,8 @@ impl Shared {
         labels: Labels,
     ) -> Result<Vec<Mount>> {
         let root = idmap::root(&labels)?;
+        let limit = labels::max_size(&labels)?.filter(|_| kind == Kind::Active);
+        let own = key.to_owned();
         let (key, parent) = (key.to_owned(), parent.to_owned());
         let shared = Arc::clone(&self);
         let (mut pending, nearest) = {
@@ -158,6 +162,14 @@ impl Shared {
                 Ok(tree)
             })
             .await?;
+        if let Some(bytes) = limit {
+            let (upper, work) = (self.upper(tree.id), self.work(tree.id));
+            let limited = blocking(move || quota::limit(tree.id, &[&upper, &work], bytes)).await;
+            if let Err(error) = limited {
+                self.storage.update(move |tx| tx.remove(&own)).await?;
+                return Err(error);
+            }
+        }
         Ok(self.mounts_of(&tree, &labels))
     }
 
@@ -273,11 +285,23 @@ impl Snapshotter for OverlaySnapshotter {
 
     async fn remove(&self, key: &str) -> Result<()> {
         let owned = key.to_owned();
-        self.shared
+        let (id, limited) = self
+            .shared
             .storage
-            .update(move |tx| tx.remove(&owned))
+            .update(move |tx| {
+                let limited = tx.view()?.info(&owned)?.1.labels.contains_key(LABEL_MAX_SIZE);
+                Ok((tx.remove(&owned)?.0, limited))
+            })
             .await
             .map_err(|error| error.context(format!("failed to remove snapshot {key}")))?;
+        if limited {
+            let root = self.shared.config.root_path.clone();
+            blocking(move || {
+                quota::unlimit(id, &root);
+                Ok(())
+            })
+            .await?;
+        }
         if self.shared.config.sync_remove { self.cleanup().await } else { Ok(()) }
     }
 

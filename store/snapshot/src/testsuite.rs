@@ -24,6 +24,8 @@ use crate::snapshotter::{Kind, Snapshotter};
 pub struct Abilities {
     /// Parentless snapshots can be committed onto a parent.
     pub rebase: bool,
+    /// Usage tells what is in a tree, file by file; otherwise it tells of an image or a device.
+    pub exact_usage: bool,
 }
 
 /// A function that makes an empty snapshotter.
@@ -52,7 +54,7 @@ pub async fn run(make: &Make<'_>, work: &Path, abilities: Abilities) {
     trees::rename_and_delete(&test(make().await)).await;
     trees::opaque_folders(&test(make().await)).await;
     trees::owners_and_modes(&test(make().await)).await;
-    trees::usage(&test(make().await)).await;
+    trees::usage(&test(make().await), abilities.exact_usage).await;
     trees::long_chain(&test(make().await)).await;
     if abilities.rebase {
         trees::rebased_tree(&test(make().await)).await;

@@ -1,6 +1,8 @@
 //! The snapshotters against the common contract, and what is particular to each.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests; skips are printed")]
 
+#[path = "it/disks.rs"]
+mod disks;
 #[path = "it/local.rs"]
 mod local;
 #[path = "it/namespaced.rs"]

@@ -30,6 +30,7 @@ use service_grpc::{
     SandboxControllerService, SandboxStoreService, SnapshotsService, StreamingService, Streams,
     TasksService, TransferService, VersionService,
 };
+use store_mount::MountManager;
 
 use super::Surroundings;
 
@@ -144,10 +145,13 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
 /// Services that need tasks, events or streams.
 fn with_runtime(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
     let config = surroundings.config.grpc.clone();
-    graph.register(Registration::new(types::GRPC, "tasks", &[types::SERVICE], move |context| {
+    let requires = &[types::SERVICE, super::snapshotters::MOUNT_MANAGER];
+    graph.register(Registration::new(types::GRPC, "tasks", requires, move |context| {
         let parts = context.get::<(Backends, Supervisor)>(types::SERVICE, "tasks-service")?;
         let (backends, supervisor) = (*parts).clone();
-        serve!(config, TasksServer, TasksService { backends, supervisor })
+        let mounts = context.get::<MountManager>(super::snapshotters::MOUNT_MANAGER, "bolt").ok();
+        let mounts = mounts.map(|manager| (*manager).clone());
+        serve!(config, TasksServer, TasksService { backends, supervisor, mounts })
     }));
     let config = surroundings.config.grpc.clone();
     let around = Rc::clone(surroundings);
@@ -187,8 +191,10 @@ fn alone(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
         serve!(config, VersionServer, VersionService { version, revision })
     }));
     let config = surroundings.config.grpc.clone();
-    graph.register(Registration::new(types::GRPC, "mounts", &[], move |_| {
-        serve!(config, MountsServer, MountsService)
+    let requires = &[super::snapshotters::MOUNT_MANAGER];
+    graph.register(Registration::new(types::GRPC, "mounts", requires, move |context| {
+        let manager = context.get::<MountManager>(super::snapshotters::MOUNT_MANAGER, "bolt")?;
+        serve!(config, MountsServer, MountsService((*manager).clone()))
     }));
     let config = surroundings.config.grpc.clone();
     graph.register(Registration::new(types::GRPC, "sandbox-controllers", &[], move |_| {

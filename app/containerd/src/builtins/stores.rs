@@ -28,8 +28,8 @@ pub(super) const SCHEDULER: &str = "io.containerd.gc.v1.scheduler";
 
 /// A snapshotter, and what it can do.
 pub(super) struct LoadedSnapshotter {
-    snapshotter: Arc<dyn Snapshotter>,
-    capabilities: Vec<String>,
+    pub(super) snapshotter: Arc<dyn Snapshotter>,
+    pub(super) capabilities: Vec<String>,
 }
 
 /// `[plugins."io.containerd.metadata.v1.bolt"]`.
@@ -73,7 +73,7 @@ pub struct NativeTable {
 }
 
 /// A kernel or file system that lacks what a plugin needs is no fault.
-fn skip_unsupported(error: Error) -> PluginError {
+pub(super) fn skip_unsupported(error: Error) -> PluginError {
     if error.class() == Class::NotImplemented {
         PluginError::Skip(error.message().to_owned())
     } else {
@@ -82,7 +82,7 @@ fn skip_unsupported(error: Error) -> PluginError {
 }
 
 /// The folder that a table names, or the plugin's own.
-fn folder(root_path: &str, own: &std::path::Path) -> PathBuf {
+pub(super) fn folder(root_path: &str, own: &std::path::Path) -> PathBuf {
     if root_path.is_empty() { own.to_owned() } else { root_path.into() }
 }
 
@@ -155,7 +155,9 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
     graph.register(Registration::new(types::DIFFER, "walking", requires, move |context| {
         context.platforms.push(platform());
         let table: DiffConfig = around.tables.peek(DIFF)?;
-        let differ = WalkingDiffer::new(Some(temporary)).durable(table.sync_fs);
+        let differ = WalkingDiffer::new(Some(temporary))
+            .durable(table.sync_fs)
+            .with_processors(super::differs::processors(&around.config));
         Ok(Arc::new(differ) as Arc<dyn Differ>)
     }));
     let around = Rc::clone(surroundings);

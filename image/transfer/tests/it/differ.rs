@@ -46,7 +46,7 @@ async fn a_changed_snapshot_becomes_a_layer() {
                 media_type: media_type.to_owned(),
                 reference: "a-diff".to_owned(),
                 labels: [("key".to_owned(), "value".to_owned())].into(),
-                source_date_epoch: None,
+                ..Default::default()
             };
             let layer = differ.compare(&store, &lower, &upper, options).await.unwrap();
             let info = store.info(&layer.digest).await.unwrap();
@@ -55,7 +55,7 @@ async fn a_changed_snapshot_becomes_a_layer() {
             // Applied on the same base it gives the same tree, and the diff id of its label.
             let key = format!("again-{media_type}");
             let mounts = snapshots.prepare(&key, top.as_str(), Default::default()).await.unwrap();
-            let options = ApplyOptions { sync_fs: true, parent_comes_later: false };
+            let options = ApplyOptions { sync_fs: true, ..ApplyOptions::default() };
             let applied = differ.apply(&store, &layer, &mounts, options).await.unwrap();
             assert_eq!(applied.digest.as_str(), info.labels["containerd.io/uncompressed"]);
             assert_eq!(applied.media_type, "application/vnd.oci.image.layer.v1.tar");

@@ -60,7 +60,7 @@ impl Node<'_> {
     }
 
     /// One attribute; None if it has none.
-    fn xattr(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+    pub(crate) fn xattr(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
         let path = self.by_folder();
         let mut value = vec![0; 256];
         loop {

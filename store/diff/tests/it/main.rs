@@ -11,5 +11,6 @@ mod diff;
 mod escape;
 mod gnu_tar;
 mod namespace;
+mod overlay;
 mod tree;
 mod whiteout;

@@ -12,7 +12,7 @@ const MAX_RANGES: usize = 340;
 ///
 /// # Errors
 /// InvalidArgument for labels that are no maps, or have no root.
-pub(super) fn root(labels: &Labels) -> Result<Option<(u32, u32)>, SnapshotError> {
+pub(crate) fn root(labels: &Labels) -> Result<Option<(u32, u32)>, SnapshotError> {
     let uids = labels.get(LABEL_UID_MAPPING);
     let gids = labels.get(LABEL_GID_MAPPING);
     match (uids, gids) {
@@ -50,7 +50,7 @@ fn host_root(map: &str) -> Result<u32, SnapshotError> {
 }
 
 /// The mount options of the labels.
-pub(super) fn options(labels: &Labels) -> Vec<String> {
+pub(crate) fn options(labels: &Labels) -> Vec<String> {
     [("uidmap", LABEL_UID_MAPPING), ("gidmap", LABEL_GID_MAPPING)]
         .into_iter()
         .filter_map(|(option, label)| Some(format!("{option}={}", labels.get(label)?)))

@@ -63,6 +63,13 @@ impl Probe {
     }
 }
 
+/// Whether overlays with id maps can be mounted below `root`. Blocks.
+pub(crate) fn overlay_remaps_ids(root: &Path) -> bool {
+    let Ok(folder) = Scratch::new(root) else { return false };
+    ["lower1", "lower2"].iter().all(|name| fs::create_dir(folder.0.join(name)).is_ok())
+        && try_idmap(&folder.0)
+}
+
 /// A folder for trials, removed at the end.
 struct Scratch(std::path::PathBuf);
 

@@ -51,6 +51,30 @@ impl<'a, 'tx> Update<'a, 'tx> {
     /// # Errors
     /// AlreadyExists; NotFound or InvalidArgument for the parent.
     pub fn create(&mut self, kind: Kind, key: &str, parent: &str, labels: &Labels) -> Result<Tree> {
+        self.create_as(None, kind, key, parent, labels)
+    }
+
+    /// A new id for a snapshot whose record comes later. It is never given twice.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn reserve_id(&mut self) -> Result<u64> {
+        self.parents()?;
+        Ok(self.snapshots()?.next_sequence()?)
+    }
+
+    /// As [`Update::create`], with an id from [`Update::reserve_id`].
+    ///
+    /// # Errors
+    /// As [`Update::create`].
+    pub fn create_as(
+        &mut self,
+        reserved: Option<u64>,
+        kind: Kind,
+        key: &str,
+        parent: &str,
+        labels: &Labels,
+    ) -> Result<Tree> {
         if key.is_empty() {
             return Err(SnapshotError::KeyEmpty.into());
         }
@@ -62,7 +86,10 @@ impl<'a, 'tx> Update<'a, 'tx> {
         let parents = view.chain(parent)?;
         // Both buckets are always there together, as containerd makes them.
         self.parents()?;
-        let id = self.snapshots()?.next_sequence()?;
+        let id = match reserved {
+            Some(id) => id,
+            None => self.snapshots()?.next_sequence()?,
+        };
         let now = SystemTime::now();
         self.put(
             id,

@@ -1,6 +1,6 @@
 //! Reading tree records.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use base_ident::Labels;
@@ -147,14 +147,22 @@ impl<'a> View<'a> {
     /// # Errors
     /// Those of the database and of any damaged record: then no folder may be taken for garbage.
     pub fn ids(&self) -> base_errors::Result<BTreeSet<u64>> {
-        let mut ids = BTreeSet::new();
-        let Some(snapshots) = self.snapshots else { return Ok(ids) };
+        Ok(self.kinds()?.into_keys().collect())
+    }
+
+    /// The ids of all snapshots, with what each is.
+    ///
+    /// # Errors
+    /// As [`View::ids`].
+    pub fn kinds(&self) -> base_errors::Result<BTreeMap<u64, Kind>> {
+        let mut kinds = BTreeMap::new();
+        let Some(snapshots) = self.snapshots else { return Ok(kinds) };
         for entry in snapshots.iter() {
             let (key, Entry::Bucket(bucket)) = entry? else { continue };
             let record = Record { key: String::from_utf8_lossy(key).into_owned(), bucket };
-            ids.insert(record.id()?);
+            kinds.insert(record.id()?, record.kind()?);
         }
-        Ok(ids)
+        Ok(kinds)
     }
 }
 

@@ -34,7 +34,7 @@ fn overlay_contract() {
             let store = overlay(&numbered(&work));
             Box::pin(async move { store })
         };
-        testsuite::run(&make, &work, Abilities { rebase: true }).await;
+        testsuite::run(&make, &work, Abilities { rebase: true, exact_usage: true }).await;
     });
 }
 
@@ -47,7 +47,7 @@ fn overlay_contract_with_sync_remove() {
                 std::sync::Arc::new(OverlaySnapshotter::open(config).unwrap());
             Box::pin(async move { store })
         };
-        testsuite::run(&make, &work, Abilities { rebase: true }).await;
+        testsuite::run(&make, &work, Abilities { rebase: true, exact_usage: true }).await;
     });
 }
 
@@ -58,7 +58,7 @@ fn native_contract() {
             let store = native(&numbered(&work));
             Box::pin(async move { store })
         };
-        testsuite::run(&make, &work, Abilities { rebase: false }).await;
+        testsuite::run(&make, &work, Abilities { rebase: false, exact_usage: true }).await;
     });
 }
 

@@ -37,7 +37,7 @@ fn contract() {
             let store: Arc<dyn Snapshotter> = Arc::new(snapshots.scope(scope("testing")));
             Box::pin(async move { store })
         };
-        testsuite::run(&make, &work, Abilities { rebase: true }).await;
+        testsuite::run(&make, &work, Abilities { rebase: true, exact_usage: true }).await;
     });
 }
 

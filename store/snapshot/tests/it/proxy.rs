@@ -198,6 +198,6 @@ fn contract() {
             let root = numbered(&work);
             Box::pin(async move { proxy(&root).await })
         };
-        testsuite::run(&make, &work, Abilities { rebase: true }).await;
+        testsuite::run(&make, &work, Abilities { rebase: true, exact_usage: true }).await;
     });
 }

@@ -1,0 +1,149 @@
+//! The erofs differ, stream processors, and plugins that run as other programs.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use base_errors::Error;
+use base_plugin::{Graph, PluginError, Registration, types};
+use serde::{Deserialize, Serialize};
+use store_diff::{Differ, ErofsDiffer, Processors, ProxyDiffer, StreamProcessor};
+use store_snapshot::ProxySnapshotter;
+use tonic::transport::{Channel, Endpoint};
+
+use super::stores::{LoadedSnapshotter, skip_unsupported};
+use super::{Surroundings, platform};
+use crate::config::{Config, ProxyPlugin};
+
+pub(super) const EROFS: &str = "io.containerd.differ.v1.erofs";
+
+/// `[plugins."io.containerd.differ.v1.erofs"]`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ErofsTable {
+    /// Options for `mkfs.erofs`.
+    pub mkfs_options: Vec<String>,
+    /// Keep the tar in the image, with an index before it.
+    pub enable_tar_index: bool,
+    /// Protect images by dm-verity.
+    pub enable_dmverity: bool,
+}
+
+/// `[stream_processors.<id>]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ProcessorTable {
+    accepts: Vec<String>,
+    returns: String,
+    path: String,
+    args: Vec<String>,
+    env: Vec<String>,
+}
+
+/// Decrypts layers, if the program is there: in every containerd's configuration.
+const DECODER: &str = "ctd-decoder";
+/// Where its keys are.
+const KEYS: &str = "/etc/containerd/ocicrypt/keys";
+const KEY_PROVIDERS: &str =
+    "OCICRYPT_KEYPROVIDER_CONFIG=/etc/containerd/ocicrypt/ocicrypt_keyprovider.conf";
+/// The layers that it decrypts: id, what it takes, what it gives.
+const DECODED: [(&str, &str, &str); 2] = [
+    (
+        "io.containerd.ocicrypt.decoder.v1.tar",
+        "application/vnd.oci.image.layer.v1.tar+encrypted",
+        "application/vnd.oci.image.layer.v1.tar",
+    ),
+    (
+        "io.containerd.ocicrypt.decoder.v1.tar.gzip",
+        "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+    ),
+];
+
+/// The configured stream processors, and those that are always there. One that cannot be read is
+/// logged and left out.
+pub(super) fn processors(config: &Config) -> Processors {
+    let mut all: BTreeMap<String, StreamProcessor> = DECODED
+        .iter()
+        .map(|(id, accepts, returns)| {
+            let processor = StreamProcessor {
+                id: (*id).to_owned(),
+                accepts: vec![(*accepts).to_owned()],
+                returns: (*returns).to_owned(),
+                path: DECODER.to_owned(),
+                args: vec!["--decryption-keys-path".to_owned(), KEYS.to_owned()],
+                env: vec![KEY_PROVIDERS.to_owned()],
+            };
+            (processor.id.clone(), processor)
+        })
+        .collect();
+    for (id, table) in &config.stream_processors {
+        match table.clone().try_into::<ProcessorTable>() {
+            Ok(ProcessorTable { accepts, returns, path, args, env }) => {
+                let id = id.clone();
+                all.insert(id.clone(), StreamProcessor { id, accepts, returns, path, args, env });
+            }
+            Err(error) => tracing::warn!(id, %error, "ignoring stream processor"),
+        }
+    }
+    Processors::new(all.into_values().collect())
+}
+
+pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
+    let around = Rc::clone(surroundings);
+    graph.register(Registration::new(types::DIFFER, "erofs", &[types::METADATA], move |context| {
+        let table: ErofsTable = around.tables.take(EROFS)?;
+        context.platforms.push(platform());
+        if table.enable_tar_index || table.enable_dmverity {
+            let text = "enable_tar_index and enable_dmverity are not supported";
+            return Err(Error::not_implemented(text).into());
+        }
+        let opened = ErofsDiffer::open(table.mkfs_options, processors(&around.config));
+        Ok(Arc::new(opened.map_err(skip_unsupported)?) as Arc<dyn Differ>)
+    }));
+    for (name, plugin) in &surroundings.config.proxy_plugins {
+        if let Some(registration) = proxy(name, plugin) {
+            graph.register(registration);
+        }
+    }
+}
+
+/// The plugin `name` of another program.
+fn proxy(name: &str, plugin: &ProxyPlugin) -> Option<Registration> {
+    let (id, plugin) = (name.to_owned(), plugin.clone());
+    match plugin.kind.as_str() {
+        "snapshot" | types::SNAPSHOTTER => {
+            let backend = id.clone();
+            Some(Registration::new(types::SNAPSHOTTER, id, &[], move |context| {
+                show(context, &plugin);
+                let snapshotter = ProxySnapshotter::new(channel(&plugin.address)?, &backend, None)?;
+                let capabilities = plugin.capabilities;
+                Ok(LoadedSnapshotter { snapshotter: Arc::new(snapshotter), capabilities })
+            }))
+        }
+        "diff" | types::DIFFER => Some(Registration::new(types::DIFFER, id, &[], move |context| {
+            show(context, &plugin);
+            Ok(Arc::new(ProxyDiffer::new(channel(&plugin.address)?)) as Arc<dyn Differ>)
+        })),
+        other => {
+            tracing::warn!(name, kind = other, "ignoring proxy plugin of unknown type");
+            None
+        }
+    }
+}
+
+fn show(context: &mut base_plugin::InitContext<'_>, plugin: &ProxyPlugin) {
+    let served = if plugin.platform.is_empty() { platform() } else { plugin.platform.clone() };
+    context.platforms.push(served);
+    context.exports.extend(plugin.exports.clone());
+    context.exports.insert("address".to_owned(), plugin.address.clone());
+    context.capabilities.clone_from(&plugin.capabilities);
+}
+
+/// A channel to a unix socket, which is opened by the first call: the program may start after us.
+fn channel(address: &str) -> Result<Channel, PluginError> {
+    let path = address.strip_prefix("unix://").unwrap_or(address);
+    let endpoint = Endpoint::try_from(format!("unix://{path}"))
+        .map_err(|error| Error::invalid_argument(format!("proxy address {address:?}: {error}")))?;
+    Ok(endpoint.connect_lazy())
+}

@@ -1,0 +1,30 @@
+//! Images from folders, by `mkfs.erofs`.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use base_errors::{Error, Result};
+
+use crate::error::io_error;
+use crate::program;
+
+const PROGRAM: &str = "mkfs.erofs";
+
+/// Makes the image `layer` of what is in `folder`: under another name first, so that a crash
+/// leaves none that is half made.
+pub(super) fn from_folder(folder: &Path, layer: &Path) -> Result<()> {
+    let temporary = layer.with_extension("erofs.new");
+    base_fs::remove_all(&temporary)?;
+    let arguments: [&OsStr; 4] = [
+        "--quiet".as_ref(),
+        // Data beside inodes cannot be mapped into memory by pages.
+        "-Enoinline_data".as_ref(),
+        temporary.as_os_str(),
+        folder.as_os_str(),
+    ];
+    if let Err(error) = program::run(PROGRAM, &arguments) {
+        let _ = base_fs::remove_all(&temporary);
+        return Err(Error::from(error).context("failed to convert upper to erofs layer"));
+    }
+    std::fs::rename(&temporary, layer).map_err(|error| io_error("rename", layer, &error).into())
+}
