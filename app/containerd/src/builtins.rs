@@ -74,7 +74,6 @@ const CONFIGURED: [&str; 14] = [
     restart::RESTART,
 ];
 
-    tables.take::<restart::RestartConfig>(restart::RESTART).map_err(failed)?;
 /// The plugins that have a configuration.
 pub fn configured() -> BTreeSet<String> {
     CONFIGURED.iter().map(|uri| (*uri).to_owned()).collect()
@@ -85,6 +84,7 @@ pub fn effective_tables(config: &Config) -> Result<BTreeMap<String, toml::Table>
     let tables = PluginTables::new(config, crate::config::Provenance::default());
     let failed = |error: base_errors::Error| anyhow::anyhow!("{error}");
     tables.take::<stores::BoltConfig>(stores::BOLT).map_err(failed)?;
+    tables.take::<restart::RestartConfig>(restart::RESTART).map_err(failed)?;
     tables.take::<stores::OverlayTable>(stores::OVERLAYFS).map_err(failed)?;
     tables.take::<stores::NativeTable>(stores::NATIVE).map_err(failed)?;
     tables.take::<stores::NativeTable>(snapshotters::BTRFS).map_err(failed)?;

@@ -255,7 +255,7 @@ impl Tree {
         let output = BufWriter::with_capacity(CHUNK, HashWriter { encoder, hasher: Sha256::new() });
         let quick = match (changes(&self.lower, &self.upper), &lower) {
             (Some(folder), Some(lower)) => {
-                write_overlay_diff(output, lower.path(), &folder, self.options.clone())?
+                write_overlay_diff(output, lower.path(), &folder, self.options)?
             }
             _ => Err(output),
         };

@@ -133,8 +133,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     let mut report = Report::new(machine::facts(&plan)?);
     for measure in Measure::value_variants() {
         let wanted = match arguments.only.as_slice() {
-            [] => *measure != Measure::V0Order,
-            [] => *measure != Measure::Churn,
+            [] => !matches!(measure, Measure::V0Order | Measure::Churn),
             only => only.contains(measure),
         };
         if !wanted {
