@@ -90,7 +90,7 @@ impl RestartRecords for Records {
     fn labelled(&self) -> Vec<(Namespace, String)> {
         let filter = format!("labels.{STATUS_LABEL:?}");
         let found = Filter::parse_all(&[filter]).map_err(Error::from).and_then(|filter| {
-            Ok(self.0.metadata.view(|tx| {
+            self.0.metadata.view(|tx| {
                 let mut found = Vec::new();
                 for namespace in tx.namespaces()? {
                     let Ok(name) = Namespace::new(&namespace.name) else { continue };
@@ -99,7 +99,7 @@ impl RestartRecords for Records {
                     found.extend(containers.into_iter().map(|one| (name.clone(), one.id)));
                 }
                 Ok(found)
-            })?)
+            })
         });
         found.unwrap_or_else(|error| {
             tracing::error!(%error, "looking for containers to restart");
