@@ -184,8 +184,11 @@ impl Unpacking<'_> {
         if let Ok(mut keys) = prepared.lock() {
             keys.push(key.clone());
         }
-        let options =
-            ApplyOptions { sync_fs: self.sync_fs, parent_comes_later: layer.parent.is_some(), ..ApplyOptions::default() };
+        let options = ApplyOptions {
+            sync_fs: self.sync_fs,
+            parent_comes_later: layer.parent.is_some(),
+            ..ApplyOptions::default()
+        };
         match self.apply(layer, &mounts, options).await {
             Ok(()) => Ok(Ahead::Applied(key)),
             Err(error)

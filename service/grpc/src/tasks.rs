@@ -127,8 +127,7 @@ impl Tasks for TasksService {
             _ => None,
         };
         let given = !request.rootfs.is_empty();
-        let rootfs =
-            self.rootfs(&scope, &container.id, request.rootfs).await.map_err(status)?;
+        let rootfs = self.rootfs(&scope, &container.id, request.rootfs).await.map_err(status)?;
         let task = CreateTask {
             id: container.id.clone(),
             spec: container.spec,

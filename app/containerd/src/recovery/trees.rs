@@ -213,7 +213,8 @@ async fn unpack(
         size: 0,
         annotations: BTreeMap::new(),
     };
-    let options = ApplyOptions { sync_fs: true, parent_comes_later: !layer.base, ..ApplyOptions::default() };
+    let options =
+        ApplyOptions { sync_fs: true, parent_comes_later: !layer.base, ..ApplyOptions::default() };
     let differ = WalkingDiffer::new(Some(places.temporary.clone()));
     let applied = differ.apply(content, &descriptor, &[mount], options).await.map_err(described)?;
     ensure!(
