@@ -23,6 +23,13 @@ const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
 /// Events that wait for a daemon that is down; the oldest make room. As in containerd.
 const QUEUE: usize = 2048;
 
+/// How many may wait before new work waits for them: a daemon that is slower with events than with
+/// calls is slowed down by its own calls, and loses nothing.
+const CROWDED: usize = QUEUE / 2;
+
+/// How long new work waits for that at most: a daemon that takes no events at all is still served.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long the daemon may take for one event.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -78,6 +85,8 @@ struct Shared {
     socket: Option<PathBuf>,
     queue: Mutex<VecDeque<Envelope>>,
     arrived: Notify,
+    /// Told whenever the daemon has taken one.
+    taken: Notify,
     empty: watch::Sender<bool>,
 }
 
@@ -92,6 +101,7 @@ impl Publisher {
             socket,
             queue: Mutex::default(),
             arrived: Notify::new(),
+            taken: Notify::new(),
             empty: watch::Sender::new(true),
         });
         if forwards {
@@ -123,6 +133,21 @@ impl Publisher {
         drop(queue);
         self.shared.empty.send_replace(false);
         self.shared.arrived.notify_one();
+    }
+
+    /// Waits until there is room for the events of new work.
+    pub(crate) async fn room(&self) {
+        let room = async {
+            loop {
+                let taken = self.shared.taken.notified();
+                if lock(&self.shared.queue).len() < CROWDED {
+                    return;
+                }
+                taken.await;
+            }
+        };
+        // Whether it was in vain does not matter.
+        let _ = tokio::time::timeout(ROOM_TIMEOUT, room).await;
     }
 
     /// True if the daemon has everything.
@@ -204,6 +229,8 @@ impl Shared {
         if queue.front() == Some(envelope) {
             queue.pop_front();
         }
+        drop(queue);
+        self.taken.notify_waiters();
     }
 }
 

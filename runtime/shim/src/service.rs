@@ -381,6 +381,7 @@ impl Task for Service {
     }
 
     async fn exec(&self, _: &Context, request: ExecProcessRequest) -> Result<(), Status> {
+        self.publisher.room().await;
         Ok(self.add_exec(request)?)
     }
 

@@ -273,6 +273,11 @@ impl World {
         path.to_str().unwrap().to_owned()
     }
 
+    /// How many events have arrived.
+    pub(crate) fn event_count(&self) -> usize {
+        self.events.0.lock().unwrap().len()
+    }
+
     /// The topics that have arrived.
     pub(crate) fn topics(&self) -> Vec<String> {
         self.events.0.lock().unwrap().iter().map(|(topic, _)| topic.clone()).collect()
