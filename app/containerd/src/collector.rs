@@ -1,23 +1,29 @@
-//! When garbage is collected: containerd's scheduler, and the sweep behind it.
+//! When garbage is collected: containerd's scheduler, and the sweeps behind it.
 //!
-//! Marking and removing records is the metadata's part. Here is the time table: a collection runs
-//! after enough changes, when a client asks, and when the next lease or image expires; it uses at
-//! most `pause_threshold` of the time. Sweeps of backends run beside everything else, so that a
-//! backend that hangs delays nobody.
+//! Marking and removing records is the metadata's part. Here is the time table ([`plan`]), and the
+//! sweeps of backends ([`sweeps`]), which run beside everything else.
+
+mod plan;
+mod sweeps;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use api_shim::events::{ImageDelete, SnapshotRemove};
 use async_trait::async_trait;
 use base_errors::{Error, Result};
 use base_ident::Namespace;
+use base_telemetry::metrics::{Family, Registry, SECONDS};
 use serde::{Deserialize, Serialize};
 use service_grpc::{Collector, Stores};
 use store_metadata::{Collection, Resource};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use self::plan::{Plan, Table};
+use self::sweeps::{Asked, Sweeps};
 use crate::config::parse_duration;
 
 /// `[plugins."io.containerd.gc.v1.scheduler"]`.
@@ -28,11 +34,11 @@ pub struct SchedulerConfig {
     pub pause_threshold: f64,
     /// Deletions that trigger a collection at once; 0 means never.
     pub deletion_threshold: u64,
-    /// Changes after which the next scheduled collection runs.
+    /// Changes after which the next tick collects; 0 means never.
     pub mutation_threshold: u64,
-    /// Delay between a trigger and its collection.
+    /// Delay between a request or the deletion threshold, and the collection.
     pub schedule_delay: String,
-    /// Delay of the first collection after the start.
+    /// Delay of the first collection after the start; 0 leaves it to the first trigger.
     pub startup_delay: String,
 }
 
@@ -48,40 +54,45 @@ impl Default for SchedulerConfig {
     }
 }
 
-/// The least time that a collection counts as when the interval is computed; as containerd.
-const MIN_COLLECTION: Duration = Duration::from_millis(5);
-
-/// The interval before anything was measured, and what a failed collection adds; as containerd.
-const INITIAL_INTERVAL: Duration = Duration::from_secs(1);
-
-/// At the latest after this long a collection looks for what has expired by time alone.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+/// How long to wait at most for an expiry before the clock is read again: it may have been set.
+const CLOCK_CHECK: Duration = Duration::from_secs(60);
 
 /// Callers that wait for a collection, at most; each is a client's call.
 const MAX_WAITERS: usize = 1024;
 
-type Waiter = oneshot::Sender<std::result::Result<(), String>>;
+/// Hears the sweeps that the collection asked for, or why it failed.
+type Waiter = oneshot::Sender<std::result::Result<Asked, String>>;
 
 /// Runs collections by the time table, and on demand.
 pub struct Scheduler {
     requests: mpsc::Sender<Waiter>,
 }
 
+/// What commits tell the schedule.
 #[derive(Default)]
 struct Changes {
     mutations: AtomicU64,
     deletions: AtomicU64,
+    /// Whether no tick is planned, so that one may have to be.
+    parked: AtomicBool,
     changed: Notify,
 }
 
 impl Scheduler {
     /// Starts the schedule over `stores`; it ends with the runtime.
-    pub fn start(config: &SchedulerConfig, stores: Stores) -> Result<Scheduler> {
+    ///
+    /// # Errors
+    /// InvalidArgument for a delay that is no duration.
+    pub fn start(
+        config: &SchedulerConfig,
+        stores: Stores,
+        metrics: &Registry,
+    ) -> Result<Scheduler> {
         let duration = |key: &str, text: &str| {
             parse_duration(text)
                 .ok_or_else(|| Error::invalid_argument(format!("{key}: {text:?} is no duration")))
         };
-        let table = TimeTable {
+        let table = Table {
             pause: config.pause_threshold.clamp(0.0, 0.5),
             deletions: config.deletion_threshold,
             mutations: config.mutation_threshold,
@@ -90,12 +101,17 @@ impl Scheduler {
         };
         let changes = Arc::new(Changes::default());
         let seen = Arc::clone(&changes);
-        stores.metadata.on_mutation(move |dirty| {
-            seen.mutations.fetch_add(1, Ordering::Relaxed);
-            if dirty {
-                seen.deletions.fetch_add(1, Ordering::Relaxed);
+        let (deletions, mutations) = (table.deletions, table.mutations);
+        stores.metadata.on_change(move |mutation| {
+            let changed = seen.mutations.fetch_add(1, Ordering::SeqCst) + 1;
+            if mutation.deleted {
+                seen.deletions.fetch_add(1, Ordering::SeqCst);
             }
-            seen.changed.notify_one();
+            let worth = mutation.deleted || mutations > 0 && changed >= mutations;
+            let planned = deletions == 0 && !seen.parked.load(Ordering::SeqCst);
+            if worth && !planned || mutation.expires.is_some() {
+                seen.changed.notify_one();
+            }
         });
         // What a daemon before us did not get to is swept by the first collection.
         stores.metadata.mark_content_dirty();
@@ -103,7 +119,25 @@ impl Scheduler {
             stores.metadata.mark_snapshotter_dirty(name);
         }
         let (requests, waiters) = mpsc::channel(MAX_WAITERS);
-        tokio::spawn(schedule(table, stores, changes, waiters));
+        let run = Run {
+            plan: Plan::new(table, Instant::now()),
+            sweeps: Sweeps::new(stores.clone()),
+            stores,
+            changes,
+            requests: waiters,
+            collections: metrics.counter(
+                "containerd_gc_collections_total",
+                "counter of gc finished or failed",
+                &["status"],
+            ),
+            seconds: metrics.histogram(
+                "containerd_gc_gc_seconds",
+                "The amount of time in seconds that garbage collection took",
+                &[],
+                &SECONDS,
+            ),
+        };
+        tokio::spawn(run.schedule());
         Ok(Scheduler { requests })
     }
 }
@@ -114,99 +148,123 @@ impl Collector for Scheduler {
         let stopped = || Error::unavailable("the garbage collector has stopped");
         let (waiter, done) = oneshot::channel();
         self.requests.send(waiter).await.map_err(|_| stopped())?;
-        done.await
+        let asked = done
+            .await
             .map_err(|_| stopped())?
-            .map_err(|text| Error::unknown(format!("gc failed: {text}")))
+            .map_err(|text| Error::unknown(format!("gc failed: {text}")))?;
+        // The client wants the space back.
+        asked.wait().await;
+        Ok(())
     }
 }
 
-struct TimeTable {
-    pause: f64,
-    deletions: u64,
-    mutations: u64,
-    delay: Duration,
-    startup: Duration,
-}
-
-/// Waits for reasons to collect, and collects.
-async fn schedule(
-    table: TimeTable,
+/// The schedule at work.
+struct Run {
+    plan: Plan,
+    sweeps: Sweeps,
     stores: Stores,
     changes: Arc<Changes>,
-    mut requests: mpsc::Receiver<Waiter>,
-) {
-    let mut interval = INITIAL_INTERVAL;
-    let (mut total, mut collections) = (Duration::ZERO, 0_u32);
-    let mut next = Instant::now() + table.startup;
-    let mut last = Instant::now();
-    loop {
+    requests: mpsc::Receiver<Waiter>,
+    collections: Family,
+    seconds: Family,
+}
+
+impl Run {
+    /// Waits for reasons to collect, and collects; until nobody can ask any more.
+    async fn schedule(mut self) {
         let mut waiters = Vec::new();
-        let due = tokio::select! {
-            request = requests.recv() => match request {
-                Some(waiter) => { waiters.push(waiter); true }
-                None => return,
-            },
-            () = tokio::time::sleep_until(next.into()) => {
-                next = Instant::now() + interval;
-                let deleted = changes.deletions.load(Ordering::Relaxed) > 0;
-                let mutated = changes.mutations.load(Ordering::Relaxed) >= table.mutations;
-                collections == 0 || deleted || mutated || last.elapsed() >= EXPIRY_INTERVAL
+        loop {
+            let wake = self.look();
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(waiter) => {
+                        waiters.push(waiter);
+                        self.plan.requested(Instant::now());
+                    }
+                    None => return,
+                },
+                () = sleep_until(wake) => {}
+                () = self.changes.changed.notified() => continue,
             }
-            () = changes.changed.notified(), if table.deletions > 0 => {
-                changes.deletions.load(Ordering::Relaxed) >= table.deletions
+            if self.plan.due(Instant::now()) {
+                // Whoever has asked by now is served by this collection.
+                while let Ok(waiter) = self.requests.try_recv() {
+                    waiters.push(waiter);
+                }
+                self.collect(std::mem::take(&mut waiters)).await;
             }
+        }
+    }
+
+    /// Brings the plan up to date; gives the time of the next look, if there is one.
+    fn look(&mut self) -> Option<Instant> {
+        // First parked, then the counts: a commit in between sees the one or is in the other.
+        self.changes.parked.store(self.plan.next().is_none(), Ordering::SeqCst);
+        let deletions = self.changes.deletions.load(Ordering::SeqCst);
+        let mutations = self.changes.mutations.load(Ordering::SeqCst);
+        let now = Instant::now();
+        self.plan.changed(deletions, mutations, now);
+        let mut clock = None;
+        if let Some(expiry) = self.stores.metadata.next_expiry() {
+            match expiry.duration_since(SystemTime::now()) {
+                Ok(wait) if !wait.is_zero() => clock = Some(now + wait.min(CLOCK_CHECK)),
+                _ => self.plan.expired(now),
+            }
+        }
+        let next = self.plan.next();
+        self.changes.parked.store(next.is_none(), Ordering::SeqCst);
+        match (next, clock) {
+            (Some(next), Some(clock)) => Some(next.min(clock)),
+            (next, clock) => next.or(clock),
+        }
+    }
+
+    async fn collect(&mut self, waiters: Vec<Waiter>) {
+        self.changes.mutations.store(0, Ordering::SeqCst);
+        self.changes.deletions.store(0, Ordering::SeqCst);
+        let collection = match self.stores.metadata.collect().await {
+            Ok(collection) => collection,
+            Err(error) => Collection { failed: Some(error.to_string()), ..Collection::default() },
         };
-        if !due {
-            continue;
+        let now = Instant::now();
+        if !collection.removed.is_empty() {
+            let (removed, elapsed) = (collection.removed.len(), collection.elapsed);
+            tracing::debug!(removed, ?elapsed, "garbage collected");
         }
-        if !table.delay.is_zero() {
-            tokio::time::sleep(table.delay).await;
+        if collection.again {
+            self.changes.deletions.fetch_add(1, Ordering::SeqCst);
         }
-        while let Ok(waiter) = requests.try_recv() {
-            waiters.push(waiter);
-        }
-        changes.mutations.store(0, Ordering::Relaxed);
-        changes.deletions.store(0, Ordering::Relaxed);
-        last = Instant::now();
-        // The clients that wait want the space back, so they wait for the sweep as well.
-        let outcome = collect(&stores, !waiters.is_empty()).await;
-        match &outcome {
-            Ok(elapsed) => {
-                collections = collections.saturating_add(1);
-                total += (*elapsed).max(MIN_COLLECTION);
-                let average = total / collections;
-                interval = if table.pause > 0.0 {
-                    average.div_f64(table.pause).saturating_sub(average)
-                } else {
-                    EXPIRY_INTERVAL
-                };
+        tell(&self.stores, &collection);
+        let asked = self.sweeps.ask(&collection);
+        match &collection.failed {
+            None => {
+                self.plan.collected(collection.elapsed, now);
+                self.collections.with(&["success"]).increment();
+                self.seconds.observe(&[], collection.elapsed.as_secs_f64());
             }
-            Err(error) => {
-                tracing::error!(%error, "garbage collection failed");
-                interval += INITIAL_INTERVAL;
+            Some(error) => {
+                tracing::error!(error, "garbage collection failed");
+                self.plan.failed(now);
+                self.collections.with(&["fail"]).increment();
             }
         }
-        next = Instant::now() + interval;
         for waiter in waiters {
-            let outcome = outcome.as_ref().map(|_| ()).map_err(ToString::to_string);
+            let outcome = match &collection.failed {
+                None => Ok(asked.clone()),
+                Some(error) => Err(error.clone()),
+            };
+            // A client that has gone does not wait.
             let _ = waiter.send(outcome);
         }
     }
 }
 
-/// One collection; gives the time that marking and removing took.
-async fn collect(stores: &Stores, wait_for_sweep: bool) -> Result<Duration> {
-    let collection = stores.metadata.collect().await?;
-    let elapsed = collection.elapsed;
-    if !collection.removed.is_empty() {
-        tracing::debug!(removed = collection.removed.len(), ?elapsed, "garbage collected");
+/// Sleeps for ever without a time.
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
-    tell(stores, &collection);
-    let sweep = tokio::spawn(sweep(stores.clone(), collection));
-    if wait_for_sweep {
-        sweep.await.map_err(|error| Error::internal(error.to_string()))?;
-    }
-    Ok(elapsed)
 }
 
 /// Publishes what clients are told of a collection: removed images and snapshots.
@@ -225,26 +283,4 @@ fn tell(stores: &Stores, collection: &Collection) {
             Resource::Blob(_) | Resource::Lease(_) | Resource::Ingest(_) => {}
         }
     }
-}
-
-/// Removes from the backends what no record names. Each backend by itself; a failure is tried
-/// again with the next collection.
-async fn sweep(stores: Stores, collection: Collection) {
-    let content = async {
-        if collection.sweep_content
-            && let Err(error) = stores.content.sweep().await
-        {
-            tracing::error!(%error, "sweep of the content store failed");
-            stores.metadata.mark_content_dirty();
-        }
-    };
-    let snapshots =
-        futures_util::future::join_all(collection.sweep_snapshotters.iter().map(async |name| {
-            let Some(snapshots) = stores.snapshots.get(name) else { return };
-            if let Err(error) = snapshots.sweep().await {
-                tracing::error!(snapshotter = name, %error, "sweep of a snapshotter failed");
-                stores.metadata.mark_snapshotter_dirty(name);
-            }
-        }));
-    futures_util::join!(content, snapshots);
 }

@@ -164,7 +164,8 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
     graph.register(Registration::new(types::GC, "scheduler", &[types::METADATA], move |context| {
         let table: SchedulerConfig = around.tables.take(SCHEDULER)?;
         let stores: Arc<Stores> = context.single(types::METADATA)?;
-        Ok(Arc::new(Scheduler::start(&table, (*stores).clone())?) as Arc<dyn Collector>)
+        Ok(Arc::new(Scheduler::start(&table, (*stores).clone(), &around.metrics)?)
+            as Arc<dyn Collector>)
     }));
 }
 
