@@ -46,9 +46,12 @@ with_both_ctrs! {
         let script = "#!/bin/sh\necho begun\nexit 5\n";
         layers.push(image::Layer::gzip(vec![image::Entry::file("finish", 0o755, script)]));
         let archive = world.path("files/finish.tar");
-        image::Builder::new(IMAGE, layers).write(&archive, image::Format::Oci)?;
+        // A name of its own: were the other image replaced, the collector could take the layer that
+        // both have while a client of 1.6, which does not lease what is there, unpacks the next.
+        let name = "docker.io/library/finish:1";
+        image::Builder::new(name, layers).write(&archive, image::Format::Oci)?;
         world.import(&archive)?;
-        world.ctr(&format!("containers create {IMAGE} one /finish"))?;
+        world.ctr(&format!("containers create {name} one /finish"))?;
         let output = world.try_ctr("tasks start one")?;
         ensure!(output.status == 5 && output.stdout == "begun\n", "{output}");
         // `ctr tasks start` deletes the task; the container stays and can be started again.
