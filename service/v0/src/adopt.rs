@@ -24,6 +24,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// A container that was found.
 struct Adoptee {
     container: Arc<Container>,
+    /// Its execs, before clients can add others.
+    execs: Vec<String>,
     noted: mpsc::Receiver<Note>,
     verdict: Verdict,
 }
@@ -72,7 +74,9 @@ impl Engine {
                     verdict = ?adoptee.verdict,
                     "container of an earlier daemon"
                 );
-                if matches!(adoptee.verdict, Verdict::Live) {
+                // One that has ended is seen until its exit is told, as one that ends under this
+                // daemon: who does not find a container any more finds its exit in the log.
+                if !matches!(adoptee.verdict, Verdict::Unstarted) {
                     adoptee.container.set_started();
                 }
                 let owner = Arc::clone(&engine);
@@ -115,7 +119,8 @@ impl Engine {
             container.set_pid(&name, pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0));
         }
         self.containers().insert(id.to_owned(), Arc::clone(&container));
-        Adoptee { container, noted, verdict: Verdict::Live }
+        let execs = container.exec_names();
+        Adoptee { container, execs, noted, verdict: Verdict::Live }
     }
 
     /// Finishes what was on its way in or out.
@@ -185,7 +190,7 @@ impl Engine {
 
     /// Goes on with a container from where the last daemon left it.
     async fn adopt(self: Arc<Self>, adoptee: Adoptee) {
-        let Adoptee { container, noted, verdict } = adoptee;
+        let Adoptee { container, execs, noted, verdict } = adoptee;
         let id = &container.id;
         for (path, name) in state::gone_processes(&self.state.container(id)) {
             if let Some((status, time)) = state::read_exit(&path)
@@ -202,11 +207,11 @@ impl Engine {
                     self.log.append(Kind::StartContainer, id, "", 0);
                     self.state.write_pid(id, INIT, container.pid());
                 }
-                self.adopt_execs(&container);
+                self.adopt_execs(&container, execs);
                 self.watch(&container, noted).await;
             }
             Verdict::Ended(status) => {
-                self.adopt_execs(&container);
+                self.adopt_execs(&container, execs);
                 self.end(&container, status).await;
             }
             Verdict::Unstarted => self.discard(&container, true).await,
@@ -215,8 +220,8 @@ impl Engine {
     }
 
     /// Goes on with the execs of a container.
-    fn adopt_execs(self: &Arc<Self>, container: &Arc<Container>) {
-        for name in container.exec_names() {
+    fn adopt_execs(self: &Arc<Self>, container: &Arc<Container>, execs: Vec<String>) {
+        for name in execs {
             let Some(process) = container.process(&name) else { continue };
             let (engine, ours) = (Arc::clone(self), Arc::clone(container));
             container.run_exec(async move {

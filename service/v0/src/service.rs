@@ -151,7 +151,7 @@ impl Service for Api {
             if from.is_none() {
                 return Err(ApiError::StoredOnly.into());
             }
-            // What ended while no daemon ran is stored by then.
+            // What ended while no daemon ran is stored by then, or its container is still listed.
             self.0.settled().await;
             let stored = self.0.log.stored(from, &request.id);
             let stored = stored.into_iter().map(|event| Ok(event.into()));
