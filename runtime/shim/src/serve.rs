@@ -1,8 +1,7 @@
 //! The serving process: one thread, from the first connection to the last event.
 
-use std::fs;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::bootstrap::arguments::Arguments;
-use crate::bootstrap::socket::{self, Bound};
+use crate::bootstrap::socket::{self, Bound, Own};
 use crate::events::Publisher;
 use crate::idle::{Idle, Limits, Noticed};
 use crate::log;
@@ -39,8 +38,8 @@ pub(crate) struct Settings {
     pub(crate) debug: bool,
     /// The bundle of the first container.
     pub(crate) bundle: PathBuf,
-    /// The socket, removed at the end.
-    pub(crate) socket: PathBuf,
+    /// The socket, removed before the end is told.
+    pub(crate) socket: Arc<Own>,
     /// The daemon's ttrpc socket; empty: nobody wants events.
     pub(crate) ttrpc_address: String,
     /// What went wrong before there was a log.
@@ -59,8 +58,7 @@ pub(crate) fn serve_socket(arguments: &Arguments) -> Result<()> {
         return Err(Error::invalid_argument(text));
     }
     let path = arguments.socket.strip_prefix("unix://").unwrap_or(&arguments.socket);
-    let socket = PathBuf::from(path);
-    let Bound::New(listener) = socket::bind(&socket)? else {
+    let Bound::New(listener) = socket::bind(Path::new(path))? else {
         return Err(Error::already_exists(format!("a shim on {path}")));
     };
     let settings = Settings {
@@ -68,7 +66,7 @@ pub(crate) fn serve_socket(arguments: &Arguments) -> Result<()> {
         id: arguments.id.clone(),
         debug: arguments.debug,
         bundle: std::env::current_dir().context("get working directory")?,
-        socket,
+        socket: Arc::new(Own::new(Path::new(path))),
         ttrpc_address: std::env::var("TTRPC_ADDRESS").unwrap_or_default(),
         warnings: Vec::new(),
     };
@@ -90,7 +88,8 @@ pub(crate) fn serve(settings: Settings, listener: UnixListener) -> Result<()> {
         .map_err(Error::from)
         .context("failed to become a subreaper")
         .and_then(|()| runtime()?.block_on(run(&settings, listener)));
-    let _ = fs::remove_file(&settings.socket);
+    // After a failure; otherwise it has gone, and the path may be the next shim's.
+    settings.socket.remove();
     if let Err(error) = &served {
         tracing::error!(%error, "shim failed");
     }
@@ -101,8 +100,10 @@ async fn run(settings: &Settings, listener: UnixListener) -> Result<()> {
     let reaper = Reaper::install()?;
     let publisher = Publisher::start(&settings.ttrpc_address, &settings.namespace);
     let idle = Idle::new();
+    let socket = Arc::clone(&settings.socket);
     let service =
-        Arc::new(Service::new(&settings.namespace, reaper, publisher.clone(), Arc::clone(&idle)));
+        Service::new(&settings.namespace, socket, reaper, publisher.clone(), Arc::clone(&idle));
+    let service = Arc::new(service);
     let mut leaving = service.leaving();
     let sandboxes = SandboxServer::new(Sandboxes::new(Arc::clone(&service)));
     let sandboxes = Arc::new(Noticed::new(sandboxes, &idle));
@@ -127,7 +128,7 @@ async fn run(settings: &Settings, listener: UnixListener) -> Result<()> {
         _ = interrupt.recv() => tracing::debug!("caught exit signal"),
     }
     // Nobody shall find this shim any more and give it another container.
-    let _ = fs::remove_file(&settings.socket);
+    settings.socket.remove();
     drop(listener);
     server.shutdown();
     let drained = async { while connections.join_next().await.is_some() {} };

@@ -23,6 +23,7 @@ use base_ident::validate_identifier;
 use runtime_runc::{CheckpointOptions, ExitWatch, Reaper};
 use tokio::sync::{Notify, watch};
 
+use crate::bootstrap::socket::Own;
 use crate::container::{Container, SIGKILL};
 use crate::events::Publisher;
 use crate::idle::{Idle, Need};
@@ -36,6 +37,8 @@ const ZERO_TIME: Timestamp = Timestamp { seconds: -62_135_596_800, nanos: 0 };
 /// The shim's state, and its service.
 pub(crate) struct Service {
     namespace: String,
+    /// Where this shim is found.
+    socket: Arc<Own>,
     reaper: Reaper,
     publisher: Publisher,
     containers: Mutex<Containers>,
@@ -73,12 +76,14 @@ impl Drop for Reservation<'_> {
 impl Service {
     pub(crate) fn new(
         namespace: &str,
+        socket: Arc<Own>,
         reaper: Reaper,
         publisher: Publisher,
         idle: Arc<Idle>,
     ) -> Self {
         Service {
             namespace: namespace.to_owned(),
+            socket,
             reaper,
             publisher,
             containers: Mutex::default(),
@@ -99,6 +104,9 @@ impl Service {
         let containers = lock(&self.containers);
         if containers.made.is_empty() && containers.reserved.is_empty() && containers.sandboxes == 0
         {
+            // Before anybody is answered: the next shim of this name may be started at once, and
+            // must neither find this one nor lose its own socket.
+            self.socket.remove();
             self.leave.send_replace(true);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,9 +211,16 @@ impl Inner {
     /// Removes the socket that a dead shim left; nobody else does.
     pub(crate) async fn remove_dead_socket(&self, bundle: &Bundle) {
         let Some(bootstrap) = bundle.read_bootstrap() else { return };
-        if let Ok(path) = socket_path(&bootstrap)
+        let Ok(path) = socket_path(&bootstrap) else { return };
+        let socket = || {
+            let file = fs::symlink_metadata(path).ok()?;
+            file.file_type().is_socket().then(|| (file.dev(), file.ino()))
+        };
+        let found = socket();
+        if found.is_some()
             && matches!(self.contact(bundle).await, Contact::Dead)
-            && fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+            // Not one that has come meanwhile.
+            && socket() == found
             && let Err(error) = fs::remove_file(path)
         {
             tracing::warn!(path = %path.display(), %error, "removing a dead socket");

@@ -328,6 +328,9 @@ impl Inner {
 
     /// After a shim that did not come up.
     async fn undo_launch(&self, bundle: &Bundle, request: &CreateTask) {
+        if !bundle.shares_shim() {
+            self.end_abandoned(bundle).await;
+        }
         // It may have come up all the same, too late or without a readable answer.
         if bundle.read_bootstrap().is_some()
             && !bundle.shares_shim()

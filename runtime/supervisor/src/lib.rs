@@ -15,6 +15,7 @@
 //! what is true is what the shim answers, or, when it is dead, what its `delete` command says.
 //! A running container is never killed on doubt.
 
+mod abandoned;
 mod adopt;
 mod bootstrap;
 mod bundle;

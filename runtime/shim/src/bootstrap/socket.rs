@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base_errors::{Error, Result, ResultExt};
@@ -36,6 +37,49 @@ pub enum Bound {
     New(UnixListener),
     /// Another shim serves this group.
     Existing,
+}
+
+/// The socket that this process has bound, to be removed once.
+///
+/// Its path is that of every shim of the group: as soon as it is free, the next one may bind it.
+/// So it is removed while somebody still listens there, and never when it is another's already.
+#[derive(Debug)]
+pub struct Own {
+    path: PathBuf,
+    identity: Option<Identity>,
+    removed: AtomicBool,
+}
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+impl Own {
+    /// The socket at `path`, which has just been bound here.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Own { path: path.to_owned(), identity: identity(path), removed: AtomicBool::new(false) }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes it, if it is there and this one; does nothing from the second call on.
+    pub fn remove(&self) {
+        if !self.removed.swap(true, Ordering::Relaxed)
+            && self.identity.is_some()
+            && identity(&self.path) == self.identity
+        {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// What tells the file at `path` from the next one there; `None`: there is none.
+fn identity(path: &Path) -> Option<Identity> {
+    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 /// The path of a group's socket: the folder, and the hash of the daemon's address, the namespace,
@@ -125,7 +169,9 @@ pub fn remove_stale(bundle: &Path) {
     let Ok(address) = fs::read_to_string(bundle.join(ADDRESS_FILE)) else { return };
     if let Some(path) = address.trim().strip_prefix(SCHEME) {
         let path = Path::new(path);
-        if path.is_absolute() && !is_alive(path) {
+        let found = identity(path);
+        // Not one that has come meanwhile.
+        if path.is_absolute() && !is_alive(path) && found.is_some() && identity(path) == found {
             let _ = fs::remove_file(path);
         }
     }
@@ -166,5 +212,28 @@ mod tests {
         drop(listener);
         remove_stale(folder.path());
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_socket_of_the_next_shim_stays() {
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = folder.path().join("x");
+        let Bound::New(first) = bind(&path).unwrap() else { panic!("nobody was there") };
+        let own = Own::new(&path);
+        own.remove();
+        assert!(!path.exists());
+        // The first one still drains its connections.
+        let Bound::New(second) = bind(&path).unwrap() else { panic!("the path is free") };
+        own.remove();
+        drop(first);
+        own.remove();
+        assert!(is_alive(&path), "removed once");
+
+        let own = Own::new(&path);
+        drop(second);
+        let Bound::New(third) = bind(&path).unwrap() else { panic!("the second one is dead") };
+        own.remove();
+        assert!(is_alive(&path), "another one is there");
+        drop(third);
     }
 }

@@ -4,13 +4,14 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base_errors::{Error, Result, ResultExt};
 use kernel_process::Fork;
 
 use super::arguments::Arguments;
 use super::dialect::Request;
-use super::socket::{self, Bound};
+use super::socket::{self, Bound, Own};
 use crate::options;
 use crate::serve::{self, Settings};
 use crate::spec::Spec;
@@ -46,13 +47,14 @@ pub(super) fn start(arguments: &Arguments) -> Result<()> {
             return super::answer(&answer);
         }
     };
-    let begun = begin(arguments, &request, &bundle, &path, debug, listener);
+    let own = Arc::new(Own::new(&path));
+    let begun = begin(arguments, &request, &bundle, &own, debug, listener);
     match begun {
         Ok(Fork::Parent(_)) => super::answer(&answer),
         // The child has served and is done.
         Ok(Fork::Child) => Ok(()),
         Err(error) => {
-            let _ = fs::remove_file(&path);
+            own.remove();
             Err(error)
         }
     }
@@ -63,11 +65,11 @@ fn begin(
     arguments: &Arguments,
     request: &Request,
     bundle: &Path,
-    path: &Path,
+    own: &Arc<Own>,
     debug: bool,
     listener: UnixListener,
 ) -> Result<Fork> {
-    socket::write_address(bundle, &socket::address(path))?;
+    socket::write_address(bundle, &socket::address(own.path()))?;
     if let Some(folder) = &request.socket_dir {
         let link = bundle.join("s");
         let _ = fs::remove_file(&link);
@@ -98,7 +100,7 @@ fn begin(
             id: arguments.id.clone(),
             debug,
             bundle: bundle.to_owned(),
-            socket: PathBuf::from(path),
+            socket: Arc::clone(own),
             ttrpc_address: request
                 .ttrpc_address
                 .clone()

@@ -109,6 +109,44 @@ async fn a_shim_that_does_not_start_leaves_nothing() {
     node.finish().await;
 }
 
+/// The serving process lives, and its socket is not there: it must not stay for ever.
+#[tokio::test]
+async fn a_shim_that_cannot_be_called_is_ended() {
+    let node = Node::new().await;
+    let (ns, tasks) = (node.namespace.clone(), node.supervisor.clone());
+    let pids = node.folder.path().join("pids");
+    // A serving process as `start` leaves it, with the arguments it was given.
+    let serving = |folder: &str| {
+        format!(
+            "#!/bin/sh\n\
+             case \"$*\" in *start) ;; *) exit 0 ;; esac\n\
+             cd {folder}\n\
+             sh -c 'while :; do sleep 0.1; done' \"$@\" \
+             </dev/null >/dev/null 2>&1 &\n\
+             echo $! >> {pids}\n\
+             echo unix:///nonexistent/socket\n",
+            pids = pids.display(),
+        )
+    };
+    let lives = |pid: u32| {
+        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    let ours = node.program("ours", &serving("."));
+    let error = tasks.create(&ns, node.request(&ours, "c1")).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable, "{error}");
+    let theirs = node.program("theirs", &serving("/"));
+    let error = tasks.create(&ns, node.request(&theirs, "c1")).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable, "{error}");
+    let pids = fs::read_to_string(pids).unwrap();
+    let pids: Vec<u32> = pids.lines().map(|pid| pid.parse().unwrap()).collect();
+    assert_eq!(pids.iter().map(|pid| lives(*pid)).collect::<Vec<_>>(), [false, true]);
+    // That one was not started in the bundle for all anybody knows; it is this test's.
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pids[1]).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    assert!(!tasks.exists(&ns, "c1"));
+    node.finish().await;
+}
+
 #[tokio::test]
 async fn a_hanging_shim_costs_its_own_task() {
     let mut node = Node::with(|config| {
