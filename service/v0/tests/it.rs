@@ -247,6 +247,32 @@ async fn an_end_that_was_being_told_is_told_once() {
     assert_eq!(told("c").await, ["e2", "e1", "init"]);
 }
 
+/// A client that does not find a container any more asks for its stored exit, and is to find it.
+#[tokio::test]
+async fn a_container_that_ended_is_listed_until_its_end_is_told() {
+    let world = World::new();
+    let ids = ["c0", "c1", "c2", "c3"];
+    for id in ids {
+        world.leave(id, &[("init", &[("exitStatus", "7")])]);
+    }
+    let api = world.start().await;
+    loop {
+        let state = api.state(Request::new(v0::StateRequest::default())).await.unwrap();
+        let listed = state.into_inner().containers;
+        let told = stored(&api, "").await;
+        for id in ids {
+            let listed = listed.iter().find(|container| container.id == id);
+            assert!(listed.is_some() || told.iter().any(|event| event.1 == id), "{id}: {told:?}");
+            assert!(listed.is_none_or(|container| container.status == "stopped"), "{listed:?}");
+        }
+        if listed.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    settled(&world, &api).await;
+}
+
 #[tokio::test]
 async fn times_of_events_are_checked() {
     let world = World::new();
