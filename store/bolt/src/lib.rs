@@ -35,6 +35,7 @@ mod rebalance;
 mod scan;
 mod snapshot;
 mod spill;
+pub mod value;
 
 pub use backup::{Backup, Examination, examine, fall_back};
 pub use bucket_mut::{BucketMut, WriteTx};

@@ -14,11 +14,12 @@ use base_ident::filter::{Adaptor, Filter, map_field};
 use base_ident::{Digest, FieldPath, Labels, Namespace, apply_label, validate_labels};
 use store_bolt::{BucketMut, Entry};
 
-use crate::encode::{put_map, put_times, varint};
+use crate::encode::{put_map, put_times};
 use crate::metadata::{Update, View};
 use crate::record::{Record, find, list};
 use crate::schema::{BLOB, CONTENT, EXPECTED, INGESTS, LABELS, ROOT, SIZE};
 use crate::{MetadataError, Object, Result, Scope};
+use store_bolt::value::varint;
 
 /// The label by which a namespace shares its content under the policy `isolated`.
 const SHAREABLE: &[u8] = b"containerd.io/namespace.shareable";

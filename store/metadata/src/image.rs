@@ -17,12 +17,13 @@ use base_ident::{Descriptor, Digest, FieldPath, Labels, Namespace, apply_label, 
 use store_bolt::BucketMut;
 
 use crate::container::present;
-use crate::encode::{put_map, put_times, varint};
+use crate::encode::{put_map, put_times};
 use crate::gc::EXPIRE;
 use crate::metadata::{Update, View};
 use crate::record::{Record, find, list};
 use crate::schema::{ANNOTATIONS, DIGEST, IMAGES, LABELS, MEDIA_TYPE, SIZE, TARGET};
 use crate::{MetadataError, Object, Result, Scope};
+use store_bolt::value::varint;
 
 /// An image.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,6 @@ use base_ident::{Digest, Labels, Namespace, validate_labels};
 use store_bolt::Entry;
 
 use crate::blob::Blob;
-use crate::encode;
 use crate::metadata::{Update, View};
 use crate::record::{Record, find, list};
 use crate::schema::{BLOB, CONTENT, EXPECTED, EXPIRE_AT, INGESTS, REF, ROOT};
@@ -182,7 +181,7 @@ impl Update<'_, '_> {
             bucket.put(REF, backend_key(&scope.namespace, sequence, reference).as_bytes())?;
         }
         if !leased {
-            bucket.put(EXPIRE_AT, &encode::time(expiry))?;
+            bucket.put(EXPIRE_AT, &store_bolt::value::time(expiry))?;
         }
         if let Some(digest) = wanted.filter(|_| in_backend) {
             bucket.put(EXPECTED, digest.as_str().as_bytes())?;

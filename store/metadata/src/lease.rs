@@ -17,11 +17,12 @@ use base_ident::{Digest, Labels, Namespace};
 use store_bolt::{Bucket, Entry};
 
 use crate::container::present;
-use crate::encode::{put_map, time, zero_time};
+use crate::encode::{put_map, zero_time};
 use crate::metadata::{Update, View};
 use crate::record::{Record, find, list};
 use crate::schema::{CONTENT, CREATED_AT, IMAGES, INGESTS, LABELS, LEASES, SNAPSHOTS};
 use crate::{MetadataError, Object, Result, Scope};
+use store_bolt::value::time;
 
 /// A lease.
 #[derive(Clone, Debug, PartialEq, Eq)]

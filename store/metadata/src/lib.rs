@@ -37,7 +37,6 @@ mod snapshot;
 
 pub use blob::Blob;
 pub use container::{Container, Runtime};
-pub use encode::ZERO_TIME_SECONDS;
 pub use error::{MetadataError, Object};
 pub use gc::{Collection, Removed, Resource};
 pub use hold::{Held, Hold};
@@ -51,6 +50,7 @@ pub use sandbox::Sandbox;
 pub use schema::VERSION;
 pub use scope::Scope;
 pub use snapshot::{NewCommit, NewSnapshot, Reserved, ReservedCommit, SnapshotRecord};
+pub use store_bolt::value::ZERO_TIME_SECONDS;
 
 /// A result whose error is a [`MetadataError`].
 pub type Result<T, E = MetadataError> = std::result::Result<T, E>;

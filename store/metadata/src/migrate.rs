@@ -10,12 +10,12 @@
 
 use store_bolt::{Bucket, BucketMut, Db, Entry, Error, WriteTx};
 
-use crate::encode::{read_varint, varint};
 use crate::schema::{
     CHILDREN, CONTENT, DB_VERSION, INGEST, INGESTS, PARENT, REF, ROOT, SANDBOXES, SNAPSHOTS,
     VERSION,
 };
 use crate::{MetadataError, Result};
+use store_bolt::value::{read_varint, varint};
 
 /// How deep buckets may lie in a sandbox's record; containerd writes two levels.
 const MAX_DEPTH: usize = 8;

@@ -7,9 +7,10 @@ use prost::Message as _;
 use prost_types::Any;
 use store_bolt::{Bucket, Entry};
 
-use crate::encode::{read_time, read_varint, zero_time};
+use crate::encode::zero_time;
 use crate::schema::{CREATED_AT, EXTENSIONS, UPDATED_AT};
 use crate::{MetadataError, Result};
+use store_bolt::value::{read_time, read_varint};
 
 /// The bucket of one object.
 #[derive(Clone, Copy)]

@@ -10,7 +10,6 @@
 //! Laws: a record is there before the first of its mounts, so that a crash leaves none that nobody
 //! knows; nothing is mounted or unmounted in a transaction; mounts without a record are garbage.
 
-mod encode;
 mod error;
 mod manager;
 mod owner;

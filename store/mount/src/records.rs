@@ -23,9 +23,9 @@ use base_ident::Labels;
 use kernel_mount::{ActiveMount, Mount};
 use store_bolt::{Bucket, BucketMut, Entry, WriteTx};
 
-use crate::encode::{read_time, read_uvarint, time, uvarint};
 use crate::error::MountError;
 use crate::owner::{Owner, owners};
+use store_bolt::value::{read_time, read_uvarint, time, uvarint};
 
 const V1: &[u8] = b"v1";
 const MOUNTS: &[u8] = b"mounts";

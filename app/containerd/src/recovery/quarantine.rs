@@ -147,7 +147,7 @@ fn is_message(mut value: &[u8]) -> bool {
         let len = value.iter().position(|byte| byte & 0x80 == 0)? + 1;
         let (head, rest) = value.split_at(len);
         *value = rest;
-        super::encode::read_uvarint(head)
+        store_bolt::value::read_uvarint(head)
     };
     while !value.is_empty() {
         let Some(tag) = varint(&mut value) else { return false };
@@ -218,7 +218,7 @@ mod tests {
             for (id, spec) in [("good", encode::any("type", b"{}")), ("bad", vec![0x0a, 200])] {
                 let names: [&[u8]; 4] = [b"v1", b"ns", b"containers", id.as_bytes()];
                 let mut record = tx.create_bucket_if_missing(&names)?;
-                record.put(b"createdat", &encode::time(SystemTime::now()))?;
+                record.put(b"createdat", &store_bolt::value::time(SystemTime::now()))?;
                 record.put(b"spec", &spec)?;
                 record.create_bucket_if_missing(b"labels")?.put(b"a", b"b")?;
             }
@@ -244,6 +244,10 @@ mod tests {
     fn values_are_known_by_their_form() {
         assert!(is_message(b"") && is_message(&encode::any("t", b"x")));
         assert!(!is_message(b"\x0a\xff") && !is_message(b"\x0a\x01\xff"));
-        assert!(is_time(&encode::time(SystemTime::now())) && !is_time(b"") && !is_time(&[1; 14]));
+        assert!(
+            is_time(&store_bolt::value::time(SystemTime::now()))
+                && !is_time(b"")
+                && !is_time(&[1; 14])
+        );
     }
 }

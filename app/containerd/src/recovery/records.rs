@@ -11,10 +11,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use base_ident::{Namespace, timestamp};
-use store_bolt::{Bucket, BucketMut, Db, Entry, Error, Options, WriteTx};
+use store_bolt::{Bucket, BucketMut, Db, Entry, Error, Options, WriteTx, value};
 
 use super::documents::{self, Blob, Document};
-use super::encode;
 use super::places::{Places, names};
 use super::{Tally, encode::any};
 
@@ -106,7 +105,7 @@ fn add(
     let mut counts = Counts::new();
     if tx.read().bucket(V1)?.is_none() {
         // A file of our version needs no migration.
-        tx.create_bucket_if_missing(&[V1])?.put(b"version", &encode::varint(4))?;
+        tx.create_bucket_if_missing(&[V1])?.put(b"version", &value::count(4))?;
     }
     let mut namespaces: BTreeSet<String> = BTreeSet::new();
     if let Some(v1) = tx.read().bucket(V1)? {
@@ -336,10 +335,10 @@ fn add_blob(
 ) -> Result<(), Error> {
     let path = [V1, namespace.as_bytes(), b"content", b"blob", digest.as_bytes()];
     let mut record = tx.create_bucket_if_missing(&path)?;
-    let time = encode::time(blob.modified);
+    let time = value::time(blob.modified);
     record.put(CREATED, &time)?;
     record.put(UPDATED, &time)?;
-    record.put(b"size", &encode::varint(blob.size))?;
+    record.put(b"size", &value::count(blob.size))?;
     put_labels(&mut record, &references(namespace, blob, blobs, snapshots))
 }
 
@@ -370,7 +369,7 @@ fn add_images(
             names.push((format!("recovered.invalid/image@{digest}"), digest));
         }
     }
-    let now = encode::time(SystemTime::now());
+    let now = value::time(SystemTime::now());
     let mut added = 0;
     for (name, digest) in names {
         let Some(blob) = blobs.get(digest).filter(|_| !recorded.contains(digest)) else { continue };
@@ -389,7 +388,7 @@ fn add_images(
         let mut target = record.create_bucket_if_missing(b"target")?;
         target.put(b"digest", digest.as_bytes())?;
         target.put(b"mediatype", media_type.as_bytes())?;
-        target.put(b"size", &encode::varint(blob.size))?;
+        target.put(b"size", &value::count(blob.size))?;
         added += 1;
     }
     Ok(added)
@@ -435,7 +434,7 @@ fn add_container(
     if tx.read().path(&path)?.is_some() {
         return Ok(false);
     }
-    let now = encode::time(SystemTime::now());
+    let now = value::time(SystemTime::now());
     // COMPAT: all clients name the snapshot of a container by the container.
     let rootfs = snapshots.iter().find(|snapshot| {
         snapshot.active && snapshot.namespace == bundle.namespace && snapshot.key == bundle.id
@@ -460,7 +459,7 @@ fn add_lease(tx: &mut WriteTx<'_>, namespace: &str, held: &Held) -> Result<(), E
     let id = format!("recovered-{}", timestamp::format(now));
     let path = [V1, namespace.as_bytes(), b"leases", id.as_bytes()];
     let mut lease = tx.create_bucket_if_missing(&path)?;
-    lease.put(CREATED, &encode::time(now))?;
+    lease.put(CREATED, &value::time(now))?;
     let expiry = timestamp::format(now + KEPT);
     put_labels(&mut lease, &[("containerd.io/gc.expire".to_owned(), expiry)])?;
     for digest in &held.blobs {

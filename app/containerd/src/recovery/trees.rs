@@ -16,13 +16,12 @@ use base_fs::Usage;
 use base_ident::{Descriptor, Digest};
 use kernel_mount::Mount;
 use rustix::fs::{CWD, RenameFlags};
-use store_bolt::{Db, Entry, Options};
+use store_bolt::{Db, Entry, Options, value};
 use store_content::LocalStore;
 use store_diff::{ApplyOptions, Differ as _, WalkingDiffer};
 
 use super::Tally;
 use super::documents::{self, Layer};
-use super::encode;
 use super::places::Places;
 
 /// Trees that are measured at the same time: enough to keep a disk busy.
@@ -101,8 +100,8 @@ fn committed(path: &Path) -> Result<Vec<Tree>, store_bolt::Error> {
         if record.get(b"kind")? != Some(&[3]) {
             continue;
         }
-        let number = |key: &[u8]| record.get(key).map(|value| value.and_then(encode::read_varint));
-        let id = record.get(b"id")?.and_then(encode::read_uvarint);
+        let number = |key: &[u8]| record.get(key).map(|value| value.and_then(value::read_count));
+        let id = record.get(b"id")?.and_then(value::read_uvarint);
         if let (Some(id), Some(inodes), Some(size)) = (id, number(b"inodes")?, number(b"size")?) {
             trees.push(Tree {
                 backend: String::from_utf8_lossy(key).into_owned(),
@@ -236,8 +235,8 @@ fn note(path: &Path, backend: &str, usage: Usage) -> Result<()> {
         let Some(mut record) = snapshots.bucket_path(&[b"snapshots", &key])? else {
             return Ok::<_, store_bolt::Error>(false);
         };
-        record.put(b"inodes", &encode::varint(usage.inodes))?;
-        record.put(b"size", &encode::varint(usage.size))?;
+        record.put(b"inodes", &value::count(usage.inodes))?;
+        record.put(b"size", &value::count(usage.size))?;
         Ok(true)
     })?;
     if !found {

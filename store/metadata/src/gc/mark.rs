@@ -10,12 +10,12 @@ use super::EXPIRE;
 use super::garbage::{Garbage, Name};
 use super::labels::{Label, UsedAt, scan};
 use crate::Result;
-use crate::encode::read_time;
 use crate::metadata::View;
 use crate::schema::{
     BLOB, CONTAINERS, CONTENT, DIGEST, EXPECTED, EXPIRE_AT, IMAGES, INGESTS, LABELS, LEASES,
     PARENT, ROOT, SANDBOXES, SNAPSHOT_KEY, SNAPSHOTS, SNAPSHOTTER, TARGET,
 };
+use store_bolt::value::read_time;
 
 /// The label of a lease that holds its resources alone, and not what they need.
 const FLAT: &[u8] = b"containerd.io/gc.flat";

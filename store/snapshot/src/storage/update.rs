@@ -6,7 +6,7 @@ use base_errors::Result;
 use base_ident::Labels;
 use store_bolt::{BucketMut, WriteTx};
 
-use super::encode::{parent_key, time, uvarint, varint};
+use super::encode::parent_key;
 use super::view::{Tree, View};
 use super::{
     CREATED_AT, ID, INODES, KIND, LABELS, PARENT, PARENTS, SIZE, SNAPSHOTS, UPDATED_AT, V1,
@@ -14,6 +14,7 @@ use super::{
 use crate::error::SnapshotError;
 use crate::labels;
 use crate::snapshotter::{Info, Kind, UpdateField, Usage};
+use store_bolt::value::{count, time, uvarint};
 
 /// A write transaction on the records.
 pub struct Update<'a, 'tx> {
@@ -214,8 +215,8 @@ impl<'a, 'tx> Update<'a, 'tx> {
         self.put(id, &info)?;
         let mut snapshots = self.snapshots()?;
         let mut bucket = snapshots.create_bucket_if_missing(name.as_bytes())?;
-        bucket.put(INODES, &varint(usage.inodes))?;
-        bucket.put(SIZE, &varint(usage.size))?;
+        bucket.put(INODES, &count(usage.inodes))?;
+        bucket.put(SIZE, &count(usage.size))?;
         if let Some(nearest) = nearest {
             self.parents()?.put(&parent_key(nearest, id), name.as_bytes())?;
         }

@@ -7,13 +7,14 @@ use base_ident::Labels;
 use base_ident::filter::Filter;
 use store_bolt::{Bucket, Entry};
 
-use super::encode::{parent_prefix, read_time, read_uvarint, read_varint};
+use super::encode::parent_prefix;
 use super::{
     CREATED_AT, ID, INODES, KIND, LABELS, PARENT, PARENTS, SIZE, SNAPSHOTS, UPDATED_AT, V1,
 };
 use crate::error::SnapshotError;
 use crate::labels;
 use crate::snapshotter::{Info, Kind, Usage};
+use store_bolt::value::{read_count, read_time, read_uvarint};
 
 /// The longest chain of parents: images have at most 127 layers, the kernel takes 500 lower folders.
 /// It ends the walk over a damaged chain that has no end.
@@ -179,7 +180,7 @@ impl Record<'_> {
 
     fn id(&self) -> base_errors::Result<u64> {
         let bytes = self.bucket.get(ID)?.ok_or_else(|| self.damaged("id is missing"))?;
-        Ok(read_uvarint(bytes).ok_or_else(|| self.damaged("id is no number"))?.0)
+        read_uvarint(bytes).ok_or_else(|| self.damaged("id is no number"))
     }
 
     fn kind(&self) -> base_errors::Result<Kind> {
@@ -226,7 +227,7 @@ impl Record<'_> {
     fn usage(&self) -> base_errors::Result<Usage> {
         let number = |key| -> base_errors::Result<u64> {
             let value = self.bucket.get(key)?;
-            Ok(value.and_then(read_varint).unwrap_or_default())
+            Ok(value.and_then(read_count).unwrap_or_default())
         };
         Ok(Usage { inodes: number(INODES)?, size: number(SIZE)? })
     }
