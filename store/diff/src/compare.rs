@@ -7,10 +7,16 @@ mod record;
 mod walk;
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 pub use error::CompareError;
 pub(crate) use overlay::changes;
+use walk::Upper;
+
+fn open(path: &Path) -> Result<OwnedFd, CompareError> {
+    node::open_root(path).map_err(CompareError::at("open", path.as_os_str().as_encoded_bytes()))
+}
 
 /// How a tree is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,13 +37,10 @@ pub fn write_diff<W: Write>(
     upper: &Path,
     options: TreeOptions,
 ) -> Result<W, CompareError> {
-    let open = |path: &Path| {
-        node::open_root(path).map_err(CompareError::at("open", path.as_os_str().as_encoded_bytes()))
-    };
     let lower = lower.map(open).transpose()?;
     let upper = open(upper)?;
     let mut recorder = record::Recorder::new(output, &upper, options);
-    walk::walk(lower.as_ref(), &upper, &mut recorder)?;
+    walk::walk(lower.as_ref(), &upper, Upper::Whole, &mut recorder)?;
     recorder.finish()
 }
 
@@ -53,14 +56,11 @@ pub fn write_overlay_diff<W: Write>(
     changes: &Path,
     options: TreeOptions,
 ) -> Result<Result<W, W>, CompareError> {
-    let open = |path: &Path| {
-        node::open_root(path).map_err(CompareError::at("open", path.as_os_str().as_encoded_bytes()))
-    };
     let (lower, upper) = (open(lower)?, open(changes)?);
     if !overlay::is_plain(&upper)? {
         return Ok(Err(output));
     }
     let mut recorder = record::Recorder::new(output, &upper, options);
-    overlay::walk(&lower, &upper, &mut recorder)?;
+    walk::walk(Some(&lower), &upper, Upper::Changes, &mut recorder)?;
     recorder.finish().map(Ok)
 }

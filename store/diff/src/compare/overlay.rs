@@ -1,11 +1,9 @@
 //! A tree's changes from its upper folder: what overlayfs keeps apart needs no walk of the whole.
 //!
-//! The result is that of a walk of the two trees, byte for byte: the same names in the same order
-//! go to the same recorder. Only the names of the upper folder are looked at, and below folders
-//! that hide the ones under them, the names of the lower tree.
+//! The result is that of a walk of the two trees, byte for byte, and it is the same walk. Only the
+//! names of the upper folder are looked at, and below folders that hide the ones under them, the
+//! names of the lower tree.
 
-use std::cmp::Ordering;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -14,11 +12,8 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use super::error::{CompareError, shown};
-use super::node::{Node, is_same, list};
-use super::record::Recorder;
-
-/// Folders within folders: two descriptors and a frame each.
-const MAX_DEPTH: usize = 400;
+use super::node::{Node, list};
+use super::walk::MAX_DEPTH;
 
 /// The attributes of overlayfs have one of these before their name.
 const PREFIXES: [&str; 2] = ["trusted.overlay.", "user.overlay."];
@@ -109,112 +104,14 @@ fn overlay_xattr(node: &Node<'_>, name: &str) -> Result<Option<Vec<u8>>, Errno> 
     Ok(None)
 }
 
-fn opaque(node: &Node<'_>) -> Result<Option<Vec<u8>>, Errno> {
+/// Says that a folder hides the one under it, if it is there.
+pub(super) fn opaque(node: &Node<'_>) -> Result<Option<Vec<u8>>, Errno> {
     overlay_xattr(node, "opaque")
 }
 
-fn is_whiteout(stat: &Stat) -> bool {
+/// True for what says that a name of the lower tree is gone.
+pub(super) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-/// Tells the recorder what the upper folder `upper` changes in the tree `lower`.
-pub(crate) fn walk<W: Write>(
-    lower: &OwnedFd,
-    upper: &OwnedFd,
-    recorder: &mut Recorder<'_, W>,
-) -> Result<(), CompareError> {
-    folder(Some(lower), upper, false, &mut Vec::new(), 0, recorder)
-}
-
-/// One folder; `hides`: nothing of the lower one shows through.
-fn folder<W: Write>(
-    lower: Option<&OwnedFd>,
-    upper: &OwnedFd,
-    hides: bool,
-    path: &mut Vec<u8>,
-    depth: usize,
-    recorder: &mut Recorder<'_, W>,
-) -> Result<(), CompareError> {
-    if depth > MAX_DEPTH {
-        return Err(CompareError::Levels { path: shown(path) });
-    }
-    let new = list(upper).map_err(CompareError::at("read", path))?;
-    let old = match lower {
-        // All names: one that is not in the upper folder is gone.
-        Some(lower) if hides => list(lower).map_err(CompareError::at("read", path))?,
-        // The names of the upper folder alone.
-        Some(lower) => {
-            let mut old = Vec::new();
-            for (name, _) in &new {
-                match rustix::fs::statat(lower, &name[..], rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(stat) => old.push((name.clone(), stat)),
-                    Err(Errno::NOENT) => {}
-                    Err(errno) => return Err(CompareError::at("stat", path)(errno)),
-                }
-            }
-            old
-        }
-        None => Vec::new(),
-    };
-    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
-    let length = path.len();
-    loop {
-        let order = match (old.peek(), new.peek()) {
-            (None, None) => return Ok(()),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some((before, _)), Some((after, _))) => before.cmp(after),
-        };
-        let before = if order == Ordering::Greater { None } else { old.next() };
-        let after = if order == Ordering::Less { None } else { new.next() };
-        if let Some((name, _)) = before.or(after) {
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name);
-        }
-        match after.filter(|(_, stat)| !is_whiteout(stat)) {
-            Some(after) => {
-                let before = before.and_then(|before| Some((lower?, before)));
-                name(before, (upper, after), path, depth, recorder)?;
-            }
-            // A whiteout of what was not there says nothing.
-            None if before.is_some() => recorder.deleted(path)?,
-            None => {}
-        }
-        path.truncate(length);
-    }
-}
-
-/// One name of the upper folder, with what the lower tree has there.
-fn name<W: Write>(
-    before: Option<(&OwnedFd, &(Vec<u8>, Stat))>,
-    (upper, (after_name, after_stat)): (&OwnedFd, &(Vec<u8>, Stat)),
-    path: &mut Vec<u8>,
-    depth: usize,
-    recorder: &mut Recorder<'_, W>,
-) -> Result<(), CompareError> {
-    let after = Node { folder: upper, name: after_name, stat: after_stat };
-    let before = before.map(|(folder, (name, stat))| Node { folder, name, stat });
-    let is_unchanged = match &before {
-        Some(before) => is_same(before, &after).map_err(CompareError::at("compare", path))?,
-        None => false,
-    };
-    if !is_unchanged {
-        recorder.changed(path, &after)?;
-    } else if after.is_linked() {
-        recorder.unchanged_link(path, &after)?;
-    }
-    if !after.is_folder() {
-        return Ok(());
-    }
-    let hides = opaque(&after).map_err(CompareError::at("getxattr", path))?.is_some();
-    let inner = after.open_folder().map_err(CompareError::at("open", path))?;
-    let below = match before.filter(Node::is_folder) {
-        Some(before) => Some(before.open_folder().map_err(CompareError::at("open", path))?),
-        None => None,
-    };
-    folder(below.as_ref(), &inner, hides, path, depth + 1, recorder)
 }
 
 #[cfg(test)]
