@@ -1,6 +1,6 @@
 //! What a process is connected to, and what is passed on while it runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base_errors::{Error, Result};
@@ -10,6 +10,8 @@ use client::terminal::RawTerminal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use crate::Outcome;
 
 /// Signals that are ours, not the container's: children, broken pipes, urgent data, terminal size.
 const KEPT: [i32; 4] = [libc::SIGCHLD, libc::SIGPIPE, libc::SIGURG, libc::SIGWINCH];
@@ -84,8 +86,59 @@ pub(crate) fn own_streams(tty: bool) -> Result<(Streams, Option<Arc<RawTerminal>
     Ok((streams, Some(Arc::new(terminal))))
 }
 
+/// How a command goes on with a process that it has created.
+#[derive(Debug, Default)]
+pub(crate) struct Attendance<'a> {
+    /// Where the number of the process goes before the start.
+    pub(crate) pid_file: Option<&'a Path>,
+    /// Leave the process alone once it runs.
+    pub(crate) detach: bool,
+}
+
+/// Starts a process and, unless it is to be left alone, stays with it and deletes it after its end.
+/// A process that cannot be started is deleted.
+///
+/// # Errors
+/// Those of the start, of the wait and of the deletion.
+pub(crate) async fn attend(
+    mut process: Process,
+    terminal: Option<Arc<RawTerminal>>,
+    attendance: Attendance<'_>,
+) -> Outcome {
+    let started = async {
+        if let Some(path) = attendance.pid_file {
+            write_pid_file(path, process.pid())?;
+        }
+        tell_size(&process, terminal.as_deref()).await;
+        process.start().await
+    };
+    if let Err(error) = started.await {
+        // The error that counts is the first one.
+        let _ = process.delete().await;
+        return Err(error);
+    }
+    if attendance.detach {
+        process.detach();
+        return Ok(0);
+    }
+    let exit = accompany(&process, terminal.as_deref()).await;
+    drop(terminal);
+    let exit = exit?;
+    process.delete().await?;
+    Ok(exit_status(exit.status))
+}
+
+/// Writes the number of a process, whole or not at all.
+fn write_pid_file(path: &Path, pid: u32) -> Result<()> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    let temporary = path.with_file_name(name);
+    std::fs::write(&temporary, pid.to_string())?;
+    Ok(std::fs::rename(&temporary, path)?)
+}
+
 /// Tells a process that has not started the size of our terminal, so that it never sees another.
-pub(crate) async fn tell_size(process: &Process, terminal: Option<&RawTerminal>) {
+async fn tell_size(process: &Process, terminal: Option<&RawTerminal>) {
     if let Some((width, height)) = terminal.and_then(|terminal| terminal.size().ok()) {
         // A shim that has no terminal yet is told after the start.
         let _ = process.resize(width, height).await;

@@ -2,7 +2,6 @@
 
 use api_grpc::diff::diff_server::Diff;
 use api_grpc::diff::{ApplyRequest, ApplyResponse, DiffRequest, DiffResponse};
-use base_errors::{Class, Error};
 use prost::Message as _;
 use store_diff::{ApplyOptions, CompareOptions};
 use tonic::{Request, Response, Status};
@@ -14,11 +13,6 @@ use crate::request::scope;
 /// Layers to trees and back.
 pub struct DiffService(pub Backends);
 
-/// The differs are tried in order until one does not answer NotImplemented.
-fn next(error: Error) -> Result<Error, Status> {
-    if error.class() == Class::NotImplemented { Ok(error) } else { Err(status(error)) }
-}
-
 #[tonic::async_trait]
 impl Diff for DiffService {
     async fn apply(
@@ -26,7 +20,6 @@ impl Diff for DiffService {
         request: Request<ApplyRequest>,
     ) -> Result<Response<ApplyResponse>, Status> {
         let scope = scope(&request)?;
-        let content = self.0.content(&scope);
         let request = request.into_inner();
         let payloads: std::collections::BTreeMap<String, Vec<u8>> = request
             .payloads
@@ -35,28 +28,18 @@ impl Diff for DiffService {
             .collect();
         let layer = descriptor(required(request.diff, "diff")?)?;
         let mounts = mounts(request.mounts);
-        let mut last = Error::not_implemented("no differ is loaded");
-        for differ in &self.0.differs {
-            let options = ApplyOptions {
-                sync_fs: request.sync_fs,
-                payloads: payloads.clone(),
-                scope: Some(scope.clone()),
-                ..ApplyOptions::default()
-            };
-            match differ.apply(&content, &layer, &mounts, options).await {
-                Ok(applied) => {
-                    let applied = Some(descriptor_message(applied));
-                    return Ok(Response::new(ApplyResponse { applied }));
-                }
-                Err(error) => last = next(error)?,
-            }
-        }
-        Err(status(last))
+        let options = ApplyOptions {
+            sync_fs: request.sync_fs,
+            payloads,
+            scope: Some(scope.clone()),
+            ..ApplyOptions::default()
+        };
+        let applied = self.0.apply(&scope, &layer, &mounts, options).await.map_err(status)?;
+        Ok(Response::new(ApplyResponse { applied: Some(descriptor_message(applied)) }))
     }
 
     async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
         let scope = scope(&request)?;
-        let content = self.0.content(&scope);
         let request = request.into_inner();
         let (lower, upper) = (mounts(request.left), mounts(request.right));
         let options = CompareOptions {
@@ -64,18 +47,9 @@ impl Diff for DiffService {
             reference: request.r#ref,
             labels: request.labels,
             source_date_epoch: time(request.source_date_epoch),
-            scope: Some(scope),
+            scope: Some(scope.clone()),
         };
-        let mut last = Error::not_implemented("no differ is loaded");
-        for differ in &self.0.differs {
-            match differ.compare(&content, &lower, &upper, options.clone()).await {
-                Ok(made) => {
-                    let diff = Some(descriptor_message(made));
-                    return Ok(Response::new(DiffResponse { diff }));
-                }
-                Err(error) => last = next(error)?,
-            }
-        }
-        Err(status(last))
+        let made = self.0.compare(&scope, &lower, &upper, options).await.map_err(status)?;
+        Ok(Response::new(DiffResponse { diff: Some(descriptor_message(made)) }))
     }
 }

@@ -1,8 +1,5 @@
 //! `run`: a container from an image or a folder, its task, its end.
 
-use std::path::PathBuf;
-
-use base_errors::Result;
 use client::Client;
 use client::task::NewTask;
 
@@ -10,7 +7,7 @@ use super::plain;
 use crate::Outcome;
 use crate::connection::Connection;
 use crate::container_flags::{ContainerFlags, CpuFlags};
-use crate::streams::{StreamFlags, accompany, exit_status, tell_size};
+use crate::streams::{Attendance, StreamFlags, attend};
 
 /// Runs a container.
 #[derive(Debug, clap::Args)]
@@ -67,35 +64,9 @@ impl Run {
         let connected = self.streams.connect(tty, self.null_io)?;
         let options = self.flags.task_options()?;
         let new = NewTask { rootfs, stdio: connected.stdio, options, checkpoint: None };
-        let mut process = client.create_task(id, new).await?;
-        let started = async {
-            write_pid_file(self.flags.pid_file.as_ref(), process.pid())?;
-            tell_size(&process, connected.terminal.as_deref()).await;
-            process.start().await
-        };
-        if let Err(error) = started.await {
-            // The error that counts is the first one.
-            let _ = process.delete().await;
-            return Err(error);
-        }
-        if self.detach {
-            process.detach();
-            return Ok(0);
-        }
-        let exit = accompany(&process, connected.terminal.as_deref()).await;
-        drop(connected.terminal);
-        let exit = exit?;
-        process.delete().await?;
-        Ok(exit_status(exit.status))
+        let process = client.create_task(id, new).await?;
+        let attendance =
+            Attendance { pid_file: self.flags.pid_file.as_deref(), detach: self.detach };
+        attend(process, connected.terminal, attendance).await
     }
-}
-
-/// Writes the number of a process, whole or not at all.
-pub(crate) fn write_pid_file(path: Option<&PathBuf>, pid: u32) -> Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    let temporary = path.with_file_name(name);
-    std::fs::write(&temporary, pid.to_string())?;
-    Ok(std::fs::rename(&temporary, path)?)
 }

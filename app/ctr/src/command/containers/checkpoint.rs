@@ -9,7 +9,7 @@ use super::need_id;
 use crate::command::plain;
 use crate::command::tasks::has_terminal;
 use crate::connection::Connection;
-use crate::streams::{StreamFlags, accompany, exit_status, tell_size};
+use crate::streams::{Attendance, StreamFlags, attend};
 use crate::{Outcome, say};
 
 /// Writes a container as an image.
@@ -97,20 +97,7 @@ async fn start(
     let connected = StreamFlags::default().connect(terminal, false)?;
     let rootfs = client.rootfs_mounts(record).await?;
     let new = NewTask { rootfs, stdio: connected.stdio, options: None, checkpoint };
-    let mut process = client.create_task(&record.id, new).await?;
-    tell_size(&process, connected.terminal.as_deref()).await;
-    if let Err(error) = process.start().await {
-        // The error that counts is the first one.
-        let _ = process.delete().await;
-        return Err(error);
-    }
-    if !terminal {
-        process.detach();
-        return Ok(0);
-    }
-    let exit = accompany(&process, connected.terminal.as_deref()).await;
-    drop(connected.terminal);
-    let exit = exit?;
-    process.delete().await?;
-    Ok(exit_status(exit.status))
+    let process = client.create_task(&record.id, new).await?;
+    let attendance = Attendance { detach: !terminal, ..Attendance::default() };
+    attend(process, connected.terminal, attendance).await
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::command::containers::need_id;
 use crate::connection::Connection;
-use crate::streams::{StreamFlags, accompany, exit_status};
+use crate::streams::{Attendance, StreamFlags, attend};
 
 /// Runs one more process in a container.
 #[derive(Debug, clap::Args)]
@@ -50,21 +50,9 @@ impl Exec {
         };
         let process = self.process(spec, user)?;
         let connected = self.streams.connect(self.tty, false)?;
-        let mut process = task.exec(&self.exec_id, process, connected.stdio).await?;
-        if let Err(error) = process.start().await {
-            // The error that counts is the first one.
-            let _ = process.delete().await;
-            return Err(error);
-        }
-        if self.detach {
-            process.detach();
-            return Ok(0);
-        }
-        let exit = accompany(&process, connected.terminal.as_deref()).await;
-        drop(connected.terminal);
-        let exit = exit?;
-        process.delete().await?;
-        Ok(exit_status(exit.status))
+        let process = task.exec(&self.exec_id, process, connected.stdio).await?;
+        let attendance = Attendance { detach: self.detach, ..Attendance::default() };
+        attend(process, connected.terminal, attendance).await
     }
 
     /// The container's process with our changes, as JSON.

@@ -7,9 +7,8 @@ use client::task::NewTask;
 
 use crate::Outcome;
 use crate::command::containers::need_id;
-use crate::command::run::write_pid_file;
 use crate::connection::Connection;
-use crate::streams::{StreamFlags, accompany, exit_status, tell_size};
+use crate::streams::{Attendance, StreamFlags, attend};
 
 /// Starts the task of a container.
 #[derive(Debug, clap::Args)]
@@ -48,22 +47,8 @@ impl Start {
         }
         let rootfs = client.rootfs_mounts(&container).await?;
         let new = NewTask { rootfs, stdio: connected.stdio, options, checkpoint: None };
-        let mut process = client.create_task(id, new).await?;
-        write_pid_file(self.pid_file.as_ref(), process.pid())?;
-        tell_size(&process, connected.terminal.as_deref()).await;
-        if let Err(error) = process.start().await {
-            // The error that counts is the first one.
-            let _ = process.delete().await;
-            return Err(error);
-        }
-        if self.detach {
-            process.detach();
-            return Ok(0);
-        }
-        let exit = accompany(&process, connected.terminal.as_deref()).await;
-        drop(connected.terminal);
-        let exit = exit?;
-        process.delete().await?;
-        Ok(exit_status(exit.status))
+        let process = client.create_task(id, new).await?;
+        let attendance = Attendance { pid_file: self.pid_file.as_deref(), detach: self.detach };
+        attend(process, connected.terminal, attendance).await
     }
 }
