@@ -2,6 +2,8 @@
 //!
 //! [`OciRuntime`] is the small seam behind which a container is made; [`RuncProgram`] implements
 //! it by running any program with runc's command line (runc, crun, youki, a wrapper script).
+//! runc itself is not run for what its own files allow to be done: a start without hooks (`gate`)
+//! and the end of a container of which nothing is left (`discard`).
 //! [`Reaper`] collects the exit of every child and orphan of this process, exactly once each.
 //!
 //! Errors: [`Error`]; its texts are those of containerd's own shim, because clients match on them.
@@ -13,7 +15,9 @@
 //! killed with everything in its process group.
 
 mod arguments;
+mod discard;
 mod error;
+mod gate;
 mod log;
 mod program;
 mod reaper;

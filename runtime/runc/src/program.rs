@@ -8,10 +8,11 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use kernel_process::PidFd;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -22,7 +23,7 @@ use crate::runtime::{
     CheckpointOptions, ContainerState, CreateOptions, ExecOptions, Io, OciRuntime, RestoreOptions,
 };
 use crate::watch::watch;
-use crate::{Error, ExitWatch, Reaper, Result, log};
+use crate::{Error, ExitWatch, Reaper, Result, discard, gate, log};
 
 /// The program that is run when none is named.
 pub const DEFAULT_PROGRAM: &str = "runc";
@@ -60,6 +61,9 @@ impl Default for Limits {
 /// Runtimes whose `kill` of an init process in its own pid namespace is no more than `kill(2)`.
 const DIRECT_SIGNALS: [&str; 3] = ["runc", "crun", "youki"];
 
+/// How a program of the machine's own format begins.
+const EXECUTABLE: [u8; 4] = *b"\x7fELF";
+
 /// An OCI runtime that is a program with runc's command line.
 #[derive(Clone)]
 pub struct RuncProgram {
@@ -74,6 +78,8 @@ pub struct RuncProgram {
     limits: Limits,
     /// Where the search path has led to, once it has.
     found: OnceLock<PathBuf>,
+    /// Whether it is runc itself, once that is known.
+    is_runc: OnceLock<bool>,
 }
 
 /// A program that runs. Dropped before its end, it is killed with its process group.
@@ -94,8 +100,16 @@ impl RuncProgram {
         reaper: Reaper,
     ) -> Self {
         let program = if program.is_empty() { DEFAULT_PROGRAM } else { program }.to_owned();
-        let limits = Limits::default();
-        RuncProgram { program, root, log, systemd_cgroup, reaper, limits, found: OnceLock::new() }
+        RuncProgram {
+            program,
+            root,
+            log,
+            systemd_cgroup,
+            reaper,
+            limits: Limits::default(),
+            found: OnceLock::new(),
+            is_runc: OnceLock::new(),
+        }
     }
 
     /// The same program with other limits of time.
@@ -147,6 +161,11 @@ impl RuncProgram {
             Some(found) => self.found.get_or_init(|| found),
             None => Path::new(&self.program),
         }
+    }
+
+    /// True if the program is runc itself, whose files we know, and not a script of that name.
+    fn is_runc(&self) -> bool {
+        *self.is_runc.get_or_init(|| is_runc(self.path()))
     }
 
     /// Starts a program. `command` is dropped, and its streams with it: the program alone holds
@@ -296,8 +315,26 @@ impl OciRuntime for RuncProgram {
             .map_err(self.explain("OCI runtime create failed", mark))
     }
 
-    async fn start(&self, id: &str) -> Result<()> {
-        self.simple("start", id, "OCI runtime start failed").await
+    async fn start(&self, id: &str, init: Option<Arc<PidFd>>) -> Result<()> {
+        const FAILED: &str = "OCI runtime start failed";
+        if let Some(init) = init
+            && self.is_runc()
+        {
+            let folder = self.root.join(id);
+            match tokio::time::timeout(self.limits.usual, gate::open(&folder, &init)).await {
+                Ok(Ok(true)) => return Ok(()),
+                Ok(Ok(false)) => {}
+                // It says better than we can what is wrong.
+                Ok(Err(error)) => tracing::warn!(id, %error, "the runtime is asked to start"),
+                Err(_) => {
+                    let program = self.program.clone();
+                    let (operation, limit) = ("start".to_owned(), self.limits.usual);
+                    let cause = Box::new(Error::Hung { program, operation, limit });
+                    return Err(Error::Silent { operation: FAILED, cause });
+                }
+            }
+        }
+        self.simple("start", id, FAILED).await
     }
 
     async fn exec(&self, id: &str, process: &[u8], options: ExecOptions<'_>, io: Io) -> Result<()> {
@@ -335,6 +372,11 @@ impl OciRuntime for RuncProgram {
             Err(error) => Err(self.explain("failed to delete task", mark)(error)),
             Ok(_) => Ok(()),
         }
+    }
+
+    fn discard(&self, id: &str) -> bool {
+        // systemd removes its groups itself, when it is told.
+        !self.systemd_cgroup && self.is_runc() && discard::discard(&self.root.join(id))
     }
 
     async fn pause(&self, id: &str) -> Result<()> {
@@ -479,6 +521,14 @@ async fn read_until_end(
     }
 }
 
+/// True for an executable of that name; a wrapper script is none.
+fn is_runc(program: &Path) -> bool {
+    let mut start = [0; EXECUTABLE.len()];
+    program.file_name().is_some_and(|name| name == DEFAULT_PROGRAM)
+        && File::open(program).is_ok_and(|mut file| file.read_exact(&mut start).is_ok())
+        && start == EXECUTABLE
+}
+
 /// Looks for a program in the search path. A name with a slash is a path already.
 fn search(program: &str) -> Option<PathBuf> {
     if program.contains('/') {
@@ -542,4 +592,23 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
         .open(path)
         .map_err(fail)?;
     file.write_all(bytes).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrappers_and_other_runtimes_are_not_runc() {
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let named = |name: &str| folder.path().join(name);
+        fs::copy("/proc/self/exe", named("runc")).unwrap();
+        assert!(is_runc(&named("runc")));
+        fs::copy("/proc/self/exe", named("crun")).unwrap();
+        assert!(!is_runc(&named("crun")));
+        fs::write(named("runc"), "#!/bin/sh\nexec /usr/sbin/runc \"$@\"\n").unwrap();
+        fs::set_permissions(named("runc"), fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(!is_runc(&named("runc")));
+        assert!(!is_runc(&named("missing/runc")));
+    }
 }

@@ -2,8 +2,10 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use kernel_process::PidFd;
 use serde::Deserialize;
 
 use crate::Result;
@@ -116,8 +118,9 @@ pub trait OciRuntime: Send + Sync {
         io: Io,
     ) -> Result<()>;
 
-    /// Lets the init process run the user's program.
-    async fn start(&self, id: &str) -> Result<()>;
+    /// Lets the init process run the user's program. `init` is that process, where nothing else
+    /// is to be done at the start (no `poststart` hook): then the runtime need not be run.
+    async fn start(&self, id: &str, init: Option<Arc<PidFd>>) -> Result<()>;
 
     /// Runs another process in the container and returns once it runs. `process` is the JSON of an
     /// OCI process.
@@ -128,6 +131,10 @@ pub trait OciRuntime: Send + Sync {
 
     /// Removes a stopped container; with `force` kills it first. An unknown container is no error.
     async fn delete(&self, id: &str, force: bool) -> Result<()>;
+
+    /// Removes a container whose processes have all ended and that has no `poststop` hook, without
+    /// running the runtime; false if that has to be run for it.
+    fn discard(&self, id: &str) -> bool;
 
     /// Freezes all processes.
     async fn pause(&self, id: &str) -> Result<()>;

@@ -34,7 +34,7 @@ async fn a_program_that_hangs_is_killed_with_all_that_it_runs() {
             .with_limits(limits);
     let child = || std::fs::read_to_string(folder.path().join("child")).unwrap();
 
-    let error = program.start("one").await.unwrap_err();
+    let error = program.start("one", None).await.unwrap_err();
     assert_eq!(error.class(), Class::DeadlineExceeded);
     let text = format!("OCI runtime start failed: {} start: no end within 2 s", path.display());
     assert_eq!(error.to_string(), text);

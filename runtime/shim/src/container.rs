@@ -47,6 +47,10 @@ pub(crate) struct Container {
     pub(crate) init: Arc<Process>,
     /// True if the kernel ends all of its processes with the init process.
     pub(crate) own_pid_namespace: bool,
+    /// True if hooks may have to run when it is started.
+    pub(crate) start_has_hooks: bool,
+    /// True if hooks may have to run when it is deleted.
+    pub(crate) end_has_hooks: bool,
     pub(crate) execs: Mutex<BTreeMap<String, Arc<Process>>>,
     /// Its control group, once it is known.
     pub(crate) group: Mutex<Option<Group>>,
@@ -117,7 +121,8 @@ impl Container {
         let restore = lock(&self.restore).take();
         let exit = match restore {
             None => {
-                self.runtime.start(&self.id).await?;
+                let init = if self.start_has_hooks { None } else { self.init.handle() };
+                self.runtime.start(&self.id, init).await?;
                 None
             }
             Some((checkpoint, io, prepared)) => {
@@ -421,7 +426,10 @@ impl Container {
             if let Some(activity) = self.init.with_io(|io| io.activity()) {
                 stdio::drain(&activity).await;
             }
-            self.runtime.delete(&self.id, false).await?;
+            let nothing_left = self.own_pid_namespace && !self.end_has_hooks;
+            if !(nothing_left && self.runtime.discard(&self.id)) {
+                self.runtime.delete(&self.id, false).await?;
+            }
         }
         close_streams(&self.init, remainders).await;
         for exec in self.execs() {

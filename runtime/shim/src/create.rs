@@ -60,6 +60,8 @@ pub(crate) async fn create(
         stderr: request.stderr,
         terminal: request.terminal,
     };
+    // The runtime says what is wrong with a spec.
+    let spec = Spec::read(&bundle).ok();
     let container = Container {
         init: Process::new(request.id.clone(), endpoints, Vec::new()),
         id: request.id,
@@ -69,7 +71,9 @@ pub(crate) async fn create(
         runtime: Arc::new(runtime),
         reaper: reaper.clone(),
         // Unknown is treated as shared: then nothing is left running.
-        own_pid_namespace: Spec::read(&bundle).is_ok_and(|spec| spec.has_own_pid_namespace()),
+        own_pid_namespace: spec.as_ref().is_some_and(Spec::has_own_pid_namespace),
+        start_has_hooks: spec.as_ref().is_none_or(Spec::has_poststart_hooks),
+        end_has_hooks: spec.as_ref().is_none_or(Spec::has_poststop_hooks),
         execs: Mutex::default(),
         group: Mutex::default(),
         restore: Mutex::default(),

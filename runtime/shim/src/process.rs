@@ -105,6 +105,11 @@ impl Process {
         state.handle = Some(process);
     }
 
+    /// The process itself, once it is known.
+    pub(crate) fn handle(&self) -> Option<Arc<PidFd>> {
+        lock(&self.state).handle.clone()
+    }
+
     /// Sends a signal to this very process.
     ///
     /// # Errors
@@ -112,8 +117,7 @@ impl Process {
     pub(crate) fn signal(&self, signal: u32) -> Result<()> {
         let number = i32::try_from(signal)
             .map_err(|_| Error::invalid_argument(format!("unknown signal \"{signal}\"")))?;
-        let handle = lock(&self.state).handle.clone();
-        let Some(handle) = handle.filter(|_| self.ended().is_none()) else {
+        let Some(handle) = self.handle().filter(|_| self.ended().is_none()) else {
             return Err(finished());
         };
         handle.send_signal(number).map_err(|error| {

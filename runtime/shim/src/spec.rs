@@ -6,6 +6,7 @@ use std::path::Path;
 
 use base_errors::{Error, Result, ResultExt};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// Annotations that say which containers share a shim; the first one present counts.
 const GROUP_ANNOTATIONS: [&str; 2] =
@@ -18,6 +19,16 @@ pub(crate) struct Spec {
     annotations: Option<BTreeMap<String, String>>,
     #[serde(default)]
     linux: Option<Linux>,
+    #[serde(default)]
+    hooks: Option<Hooks>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Hooks {
+    #[serde(default)]
+    poststart: Option<Vec<IgnoredAny>>,
+    #[serde(default)]
+    poststop: Option<Vec<IgnoredAny>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -60,6 +71,21 @@ impl Spec {
             .and_then(|linux| linux.namespaces.as_ref())
             .is_some_and(|all| all.iter().any(|one| one.kind == "pid" && one.path.is_empty()))
     }
+
+    /// True if programs of the host are to be run once the container has started.
+    pub(crate) fn has_poststart_hooks(&self) -> bool {
+        self.has_hooks(|hooks| &hooks.poststart)
+    }
+
+    /// True if programs of the host are to be run once the container has been deleted.
+    pub(crate) fn has_poststop_hooks(&self) -> bool {
+        self.has_hooks(|hooks| &hooks.poststop)
+    }
+
+    fn has_hooks(&self, kind: impl FnOnce(&Hooks) -> &Option<Vec<IgnoredAny>>) -> bool {
+        let hooks = self.hooks.as_ref().and_then(|hooks| kind(hooks).as_ref());
+        hooks.is_some_and(|hooks| !hooks.is_empty())
+    }
 }
 
 #[cfg(test)]
@@ -88,5 +114,18 @@ mod tests {
         let three = spec(r#"{"annotations":null,"linux":null}"#);
         assert_eq!(three.group(), None);
         assert!(!three.has_own_pid_namespace());
+    }
+
+    #[test]
+    fn hooks_at_the_start_and_after_the_end() {
+        for without in ["{}", r#"{"hooks":null}"#, r#"{"hooks":{"poststart":[]}}"#] {
+            assert!(!spec(without).has_poststart_hooks(), "{without}");
+        }
+        let prestart = spec(r#"{"hooks":{"prestart":[{"path":"/bin/true"}],"poststart":null}}"#);
+        assert!(!prestart.has_poststart_hooks());
+        let with = spec(r#"{"hooks":{"poststart":[{"path":"/bin/true","args":["true"]}]}}"#);
+        assert!(with.has_poststart_hooks() && !with.has_poststop_hooks());
+        let last = spec(r#"{"hooks":{"poststop":[{"path":"/bin/true"}]}}"#);
+        assert!(last.has_poststop_hooks() && !last.has_poststart_hooks());
     }
 }

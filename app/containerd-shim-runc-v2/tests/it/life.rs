@@ -176,6 +176,43 @@ async fn a_container_that_never_ran_is_deleted() {
 }
 
 #[tokio::test]
+async fn the_hooks_of_a_container_run() {
+    let world = World::new().await;
+    let log = world.path("hooks");
+    let bundle = world.bundle_with("one", &["true"], |spec| {
+        let hook = |name: &str| {
+            let script = format!("echo {name} >>{}", log.display());
+            json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
+        };
+        let names = ["prestart", "poststart", "poststop"];
+        spec["hooks"] = names.iter().map(|&name| (name.to_owned(), hook(name))).collect();
+    });
+    let shim = world.start(&bundle, "one").await;
+    shim.run(world.create(&shim)).await;
+    assert_eq!(call!(shim, wait, shim.wait_request("")).unwrap().exit_status, 0);
+    let told = || std::fs::read_to_string(&log).unwrap_or_default();
+    assert_eq!(told(), "prestart\npoststart\n");
+    call!(shim, delete, shim.delete_request("")).unwrap();
+    assert_eq!(told(), "prestart\npoststart\npoststop\n");
+    world.end(shim).await;
+}
+
+#[tokio::test]
+async fn groups_that_a_container_has_made_are_removed_with_it() {
+    let world = World::new().await;
+    let bundle = world.bundle_with("one", &["sh", "-c", "mkdir /cgroup/memory/below"], |spec| {
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        mounts.push(json!({"destination": "/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev"]}));
+    });
+    let shim = world.start(&bundle, "one").await;
+    shim.run(world.create(&shim)).await;
+    assert_eq!(call!(shim, wait, shim.wait_request("")).unwrap().exit_status, 0);
+    call!(shim, delete, shim.delete_request("")).unwrap();
+    world.end(shim).await;
+}
+
+#[tokio::test]
 async fn lack_of_memory_is_told_before_the_exit() {
     let world = World::new().await;
     // `tail` keeps a line without an end in memory.

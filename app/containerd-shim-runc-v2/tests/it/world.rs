@@ -325,6 +325,13 @@ impl World {
         let states = self.path("runc").join(NAMESPACE);
         let left = fs::read_dir(states).map_or(0, Iterator::count);
         assert_eq!(left, 0, "state of the runtime is left");
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let group = hierarchy.path().join(self.group());
+            let below = fs::read_dir(&group).into_iter().flatten().flatten();
+            let left: Vec<_> =
+                below.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+            assert!(left.is_empty(), "control groups are left: {left:?}");
+        }
         let names = fs::read_dir(self.folder.path()).unwrap();
         let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
         assert!(!names.iter().any(|name| name.to_str().unwrap().starts_with("pty-")), "{names:?}");

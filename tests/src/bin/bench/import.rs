@@ -52,7 +52,7 @@ fn import(side: &mut Side, archive: &Path) -> Result<Vec<f64>> {
     // containerd 1.6 has no transfer service: there the client does it through its other services.
     let local = if side.maker == Maker::Bookworm { "--local " } else { "" };
     let line = format!("images import {local}{}", archive.display());
-    let wall = side.time_ctr(&line, LIMIT)?;
+    let wall = side.time_ctr(Maker::Forky, &line, LIMIT)?;
     let processor = processor_time(pid)? - before;
     let runtime = api::runtime()?;
     let lane = runtime.block_on(Lane::connect(&side.world))?;

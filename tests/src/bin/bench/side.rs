@@ -117,13 +117,13 @@ pub struct Side {
 }
 
 impl Side {
-    /// The wall time of `ctr` with the words of `line`, from its start to its end, in seconds.
+    /// The wall time of `client`'s `ctr` with the words of `line`, from its start to its end, in seconds.
     ///
     /// # Errors
     ///
     /// It fails, or takes longer than `limit`.
-    pub fn time_ctr(&self, line: &str, limit: Duration) -> Result<f64> {
-        let ctr = Maker::Forky.ctr()?;
+    pub fn time_ctr(&self, client: Maker, line: &str, limit: Duration) -> Result<f64> {
+        let ctr = client.ctr()?;
         let mut command = self.world.command(&self.program);
         command.arg(timed::COMMAND).arg(limit.as_secs().to_string()).arg(ctr);
         command.arg("--address").arg(self.world.socket());
