@@ -20,6 +20,7 @@ mod report;
 mod restart;
 mod rounds;
 mod run;
+mod shim;
 mod side;
 mod timed;
 mod v0;
@@ -73,6 +74,8 @@ enum Measure {
     Metadata,
     /// Latency of one call.
     Latency,
+    /// Start of a shim.
+    Shim,
     /// Latency of a container's first process, and of an exec.
     Exec,
     /// Start of a daemon that has running containers.
@@ -98,6 +101,7 @@ impl Measure {
             Measure::Import => import::measure(plan),
             Measure::Metadata => metadata::measure(plan),
             Measure::Latency => latency::measure(plan),
+            Measure::Shim => shim::measure(plan),
             Measure::Exec => exec::measure(plan),
             Measure::Restart => restart::measure(plan, usize::from(containers)),
             Measure::V0 => v0::measure(plan),

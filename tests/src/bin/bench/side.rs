@@ -1,7 +1,7 @@
 //! What is compared: a daemon with its shim, everything else the same.
 
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -124,15 +124,22 @@ impl Side {
     /// It fails, or takes longer than `limit`.
     pub fn time_ctr(&self, client: Maker, line: &str, limit: Duration) -> Result<f64> {
         let ctr = client.ctr()?;
-        let mut command = self.world.command(&self.program);
-        command.arg(timed::COMMAND).arg(limit.as_secs().to_string()).arg(ctr);
+        let mut command = self.timer();
+        command.arg(limit.as_secs().to_string()).arg(ctr);
         command.arg("--address").arg(self.world.socket());
         command.args(["--namespace", self.world.namespace()]).args(words::split(line));
         let output = command.stdin(Stdio::null()).output().context("time ctr")?;
         if !output.status.success() {
             bail!("ctr {line}: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        let nanoseconds: f64 = String::from_utf8(output.stdout)?.trim().parse()?;
-        Ok(nanoseconds / 1e9)
+        timed::seconds(&output.stdout)
+    }
+
+    /// A command in the world that times another: it wants the limit in seconds, then the words.
+    #[must_use]
+    pub fn timer(&self) -> Command {
+        let mut command = self.world.command(&self.program);
+        command.arg(timed::COMMAND);
+        command
     }
 }

@@ -11,6 +11,16 @@ use rustix::process::{Pid, PidfdFlags};
 /// The first argument that makes this program time another: `timed SECONDS PROGRAM ARGUMENT...`.
 pub const COMMAND: &str = "timed";
 
+/// What [`main`] has printed, in seconds.
+///
+/// # Errors
+///
+/// It is no number.
+pub fn seconds(output: &[u8]) -> Result<f64> {
+    let nanoseconds: f64 = std::str::from_utf8(output)?.trim().parse()?;
+    Ok(nanoseconds / 1e9)
+}
+
 /// Runs a program with no input and no output, and prints how many nanoseconds it took.
 ///
 /// # Errors
