@@ -1,6 +1,6 @@
 //! What is compared: a daemon with its shim, everything else the same.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ impl Side {
     /// It fails, or takes longer than `limit`.
     pub fn time_ctr(&self, client: Maker, line: &str, limit: Duration) -> Result<f64> {
         let ctr = client.ctr()?;
-        let mut command = self.timer();
+        let mut command = self.timer(Path::new("/"));
         command.arg(limit.as_secs().to_string()).arg(ctr);
         command.arg("--address").arg(self.world.socket());
         command.args(["--namespace", self.world.namespace()]).args(words::split(line));
@@ -135,11 +135,12 @@ impl Side {
         timed::seconds(&output.stdout)
     }
 
-    /// A command in the world that times another: it wants the limit in seconds, then the words.
+    /// A command in the world that times another in `folder`: it wants the limit in seconds, then
+    /// the words.
     #[must_use]
-    pub fn timer(&self) -> Command {
-        let mut command = self.world.command(&self.program);
-        command.arg(timed::COMMAND);
+    pub fn timer(&self, folder: &Path) -> Command {
+        let mut command = self.world.command(Path::new("/usr/bin/env"));
+        command.arg("-C").arg(folder).arg(&self.program).arg(timed::COMMAND);
         command
     }
 }
