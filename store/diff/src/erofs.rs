@@ -3,7 +3,6 @@
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
@@ -12,9 +11,9 @@ use base_ident::Descriptor;
 use kernel_mount::Mount;
 
 use crate::apply::{ApplyError, ApplyResult, with_inflated};
+use crate::layer::{uncompressed, with_blob};
 use crate::media;
 use crate::processor::Processors;
-use crate::walking::{BlobReader, CancelOnDrop, blocking};
 use crate::{ApplyOptions, CompareOptions, Differ};
 
 const PROGRAM: &str = "mkfs.erofs";
@@ -104,15 +103,8 @@ impl Differ for ErofsDiffer {
             true => None,
             false => Some(self.processors.plan(&descriptor.media_type)?),
         };
-        let reader = content
-            .reader(&descriptor.digest)
-            .await
-            .context("failed to get reader from content store")?;
-        let cancel = CancelOnDrop::default();
-        let flag = Arc::clone(&cancel.0);
         let (given, extra) = (descriptor.clone(), self.options.clone());
-        blocking(move || {
-            let source = BlobReader { reader, offset: 0 };
+        with_blob(content, descriptor, move |source, cancel| {
             let image = Image::new(&folder)?;
             let made = match plan {
                 None => {
@@ -121,14 +113,9 @@ impl Differ for ErofsDiffer {
                 }
                 Some(plan) => {
                     let mut stream = plan.start(source, &options.payloads)?;
-                    let made = image.convert(&mut stream, plan.compression, &extra, &flag)?;
+                    let made = image.convert(&mut stream, plan.compression, &extra, cancel)?;
                     stream.finish()?;
-                    Descriptor {
-                        media_type: media::OCI_LAYER.to_owned(),
-                        digest: made.diff_id,
-                        size: made.size,
-                        annotations: std::collections::BTreeMap::new(),
-                    }
+                    uncompressed(made)
                 }
             };
             image.settle()?;

@@ -16,6 +16,7 @@ mod compare;
 mod compress;
 mod differ;
 mod erofs;
+mod layer;
 pub mod media;
 mod processor;
 mod proxy;

@@ -1,9 +1,7 @@
 //! The differ that walks trees: plug-in `walking`.
 
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -12,11 +10,12 @@ use base_ident::{Algorithm, Descriptor, Digest, Labels};
 use bytes::Bytes;
 use kernel_mount::{Mount, TempMount};
 use sha2::{Digest as _, Sha256};
-use store_content::{ContentReader, UpdateField, WriteOptions};
+use store_content::{UpdateField, WriteOptions};
 use tokio::sync::mpsc;
 
 use crate::apply::{Target, apply_layer};
 use crate::compare::{CompareError, TreeOptions, changes, write_diff, write_overlay_diff};
+use crate::layer::{blocking, uncompressed, with_blob};
 use crate::media::{self, Format, LABEL_UNCOMPRESSED};
 use crate::processor::Processors;
 use crate::{ApplyOptions, CompareOptions, Differ, Encoder};
@@ -71,16 +70,9 @@ impl Differ for WalkingDiffer {
         options: ApplyOptions,
     ) -> Result<Descriptor> {
         let plan = self.processors.plan(&descriptor.media_type)?;
-        let reader = content
-            .reader(&descriptor.digest)
-            .await
-            .context("failed to get reader from content store")?;
-        let cancel = CancelOnDrop::default();
-        let flag = Arc::clone(&cancel.0);
         let (temp, mounts) = (self.temp.clone(), mounts.to_vec());
         let sync = options.sync_fs || self.always_sync;
-        let applied = blocking(move || {
-            let source = BlobReader { reader, offset: 0 };
+        let applied = with_blob(content, descriptor, move |source, cancel| {
             let direct = (!in_user_namespace())
                 .then(|| Target::of_mounts(&mounts, options.parent_comes_later))
                 .flatten();
@@ -98,7 +90,7 @@ impl Differ for WalkingDiffer {
                 }
             };
             let mut stream = plan.start(source, &options.payloads)?;
-            let applied = match apply_layer(&mut stream, plan.compression, &target, &flag) {
+            let applied = match apply_layer(&mut stream, plan.compression, &target, cancel) {
                 Ok(applied) => {
                     stream.finish()?;
                     applied
@@ -123,12 +115,7 @@ impl Differ for WalkingDiffer {
             Ok(applied)
         })
         .await?;
-        Ok(Descriptor {
-            media_type: media::OCI_LAYER.to_owned(),
-            digest: applied.diff_id,
-            size: applied.size,
-            annotations: std::collections::BTreeMap::new(),
-        })
+        Ok(uncompressed(applied))
     }
 
     async fn compare(
@@ -218,16 +205,6 @@ impl Differ for WalkingDiffer {
             size: info.size,
             annotations: std::collections::BTreeMap::new(),
         })
-    }
-}
-
-/// Runs what blocks outside of the reactor.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
-        Err(error) => Err(Error::internal(error.to_string())),
     }
 }
 
@@ -331,30 +308,6 @@ impl Write for ChunkWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// A blob as a stream.
-pub(crate) struct BlobReader {
-    pub(crate) reader: Arc<dyn ContentReader>,
-    pub(crate) offset: u64,
-}
-
-impl Read for BlobReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.reader.read_at(buffer, self.offset)?;
-        self.offset += length as u64;
-        Ok(length)
-    }
-}
-
-/// Tells the unpacking thread that nobody waits for it any more.
-#[derive(Default)]
-pub(crate) struct CancelOnDrop(pub(crate) Arc<AtomicBool>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
