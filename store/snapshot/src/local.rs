@@ -256,22 +256,25 @@ impl<B: Backend> Snapshotter for Local<B> {
     /// CANCEL: a commit that is given up is made, or undone, to its end.
     async fn commit(&self, name: &str, key: &str, labels: Labels, parent: &str) -> Result<()> {
         let context = |error: Error| error.context(format!("failed to commit snapshot {key}"));
-        let (id, info, below) = self.shared.storage.view(|tx| {
+        let (id, info, below, taken) = self.shared.storage.view(|tx| {
             let (id, info, _) = tx.info(key)?;
             let below = match info.parent.as_str() {
                 "" => None,
                 parent => Some(tx.info(parent)?.0),
             };
-            if tx.has(name)? {
-                return Err(SnapshotError::NameExists(name.to_owned()).into());
-            }
-            Ok((id, info, below))
+            Ok((id, info, below, tx.has(name)?))
         })?;
         if info.kind != Kind::Active {
             return Err(context(SnapshotError::NotActive(key.to_owned()).into()));
         }
+        // A tree that holds what its parent holds cannot be put onto another one.
         if !B::REBASE && !parent.is_empty() && parent != info.parent {
             return Err(context(SnapshotError::RebaseUnsupported(key.to_owned()).into()));
+        }
+        // Sealing is work that a name which is taken already is not worth; the transaction checks
+        // it again.
+        if taken {
+            return Err(context(SnapshotError::NameExists(name.to_owned()).into()));
         }
         if !self.shared.sealing().insert(id) {
             return Err(context(SnapshotError::Busy(key.to_owned()).into()));

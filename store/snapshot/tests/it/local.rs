@@ -39,10 +39,16 @@ fn overlay_contract() {
 }
 
 #[test]
-fn overlay_contract_with_sync_remove() {
+fn overlay_contract_with_all_options() {
     in_namespace("256m", async |work| {
         let make = || -> std::pin::Pin<Box<dyn Future<Output = _> + Send>> {
-            let config = OverlayConfig { sync_remove: true, ..overlay_config(&numbered(&work)) };
+            let config = OverlayConfig {
+                sync_remove: true,
+                upperdir_label: true,
+                slow_chown: true,
+                mount_options: vec!["metacopy=on".to_owned()],
+                ..overlay_config(&numbered(&work))
+            };
             let store: std::sync::Arc<dyn Snapshotter> =
                 std::sync::Arc::new(OverlaySnapshotter::open(config).unwrap());
             Box::pin(async move { store })
@@ -59,6 +65,26 @@ fn native_contract() {
             Box::pin(async move { store })
         };
         testsuite::run(&make, &work, Abilities { rebase: false, exact_usage: true }).await;
+    });
+}
+
+#[test]
+fn refused_commits_name_the_snapshot() {
+    in_namespace("64m", async |work| {
+        for store in [overlay(&work.join("overlay")), native(&work.join("native"))] {
+            store.prepare("a", "", Labels::new()).await.unwrap();
+            store.commit("one", "a", Labels::new(), "").await.unwrap();
+            store.prepare("b", "one", Labels::new()).await.unwrap();
+            for (name, key, expected) in [
+                ("one", "b", "committed snapshot one: already exists"),
+                ("one", "one", "snapshot \"one\" is not active: failed precondition"),
+                ("two", "one", "snapshot \"one\" is not active: failed precondition"),
+            ] {
+                let error = store.commit(name, key, Labels::new(), "").await.unwrap_err();
+                let expected = format!("failed to commit snapshot {key}: {expected}");
+                assert_eq!(error.to_string(), expected);
+            }
+        }
     });
 }
 
