@@ -2,6 +2,7 @@
 
 mod differs;
 mod grpc;
+mod mounts;
 mod restart;
 mod services;
 mod snapshotters;
@@ -48,6 +49,7 @@ pub fn graph(surroundings: &Rc<Surroundings>) -> Graph {
     let mut graph = Graph::default();
     stores::register(&mut graph, surroundings);
     snapshotters::register(&mut graph, surroundings);
+    mounts::register(&mut graph, surroundings);
     differs::register(&mut graph, surroundings);
     services::register(&mut graph, surroundings);
     graph.register(restart::registration(surroundings));

@@ -18,5 +18,5 @@ mod records;
 pub use error::MountError;
 pub use kernel_mount::ActiveMount;
 pub use manager::{ActivateOptions, MountManager};
-pub use owner::Owner;
+pub use owner::{LABEL_REFERENCE, Owner};
 pub use records::Activation;

@@ -195,7 +195,8 @@ impl MountManager {
     /// with its namespace. Then takes away what has no record.
     ///
     /// Activations without a lease and without labels that name owners stay until they are
-    /// deactivated.
+    /// deactivated. One that lost its owners stays as long as an object refers to it by a label
+    /// [`LABEL_REFERENCE`](crate::LABEL_REFERENCE).
     ///
     /// # Errors
     /// Those of the database; mounts that stay are logged, and tried again the next time.
@@ -210,9 +211,14 @@ impl MountManager {
         let mut given_up = Vec::new();
         for (namespace, record) in all {
             let owners = record.owners();
-            // An error counts as life: nothing is taken away on a guess.
+            let referrer = Owner::Referrer(record.activation.name.clone());
+            // An error counts as life: nothing is taken away on a guess. References to it are
+            // looked for last: that takes longest.
             let keep = owners.is_empty()
-                || owners.iter().any(|owner| is_alive(&namespace, owner).unwrap_or(true));
+                || owners
+                    .iter()
+                    .chain([&referrer])
+                    .any(|owner| is_alive(&namespace, owner).unwrap_or(true));
             if keep || !record.is_complete {
                 continue;
             }

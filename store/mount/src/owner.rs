@@ -8,6 +8,10 @@ const CONTENT: &str = "containerd.io/gc.bref.content";
 const IMAGE: &str = "containerd.io/gc.bref.image";
 const SNAPSHOT: &str = "containerd.io/gc.bref.snapshot.";
 
+/// The label by which an object keeps the activation that it names, beside others that do; text
+/// after a `.` or `/` only makes keys differ.
+pub const LABEL_REFERENCE: &str = "containerd.io/gc.ref.mount";
+
 /// Something of the activation's namespace that keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -26,6 +30,9 @@ pub enum Owner {
         /// The client's key.
         key: String,
     },
+    /// Any object with a label [`LABEL_REFERENCE`] that names the activation, by the activation's
+    /// name.
+    Referrer(String),
 }
 
 /// The owners that a lease and labels name.

@@ -203,10 +203,13 @@ fn owners_keep_an_activation() {
         assert!(manager.collect(|_, _| Ok(true)).await.unwrap().is_empty());
         let failing = |_: &str, _: &Owner| Err(base_errors::Error::unavailable("no answer"));
         assert!(manager.collect(failing).await.unwrap().is_empty(), "nothing on a guess");
+        // Its lease is gone, but another object names it; then that does so no more.
+        let dead = Owner::Lease("lease".to_owned());
+        assert!(manager.collect(|_, owner| Ok(*owner != dead)).await.unwrap().is_empty());
         let gone = manager
             .collect(|namespace, owner| {
                 assert_eq!(namespace, "default");
-                Ok(*owner != Owner::Lease("lease".to_owned()))
+                Ok(*owner != dead && *owner != Owner::Referrer("leased".to_owned()))
             })
             .await
             .unwrap();

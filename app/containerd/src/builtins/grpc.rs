@@ -145,11 +145,11 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
 /// Services that need tasks, events or streams.
 fn with_runtime(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
     let config = surroundings.config.grpc.clone();
-    let requires = &[types::SERVICE, super::snapshotters::MOUNT_MANAGER];
+    let requires = &[types::SERVICE, super::mounts::MANAGER];
     graph.register(Registration::new(types::GRPC, "tasks", requires, move |context| {
         let parts = context.get::<(Backends, Supervisor)>(types::SERVICE, "tasks-service")?;
         let (backends, supervisor) = (*parts).clone();
-        let mounts = context.get::<MountManager>(super::snapshotters::MOUNT_MANAGER, "bolt").ok();
+        let mounts = context.get::<MountManager>(super::mounts::MANAGER, "bolt").ok();
         let mounts = mounts.map(|manager| (*manager).clone());
         serve!(config, TasksServer, TasksService { backends, supervisor, mounts })
     }));
@@ -191,9 +191,9 @@ fn alone(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
         serve!(config, VersionServer, VersionService { version, revision })
     }));
     let config = surroundings.config.grpc.clone();
-    let requires = &[super::snapshotters::MOUNT_MANAGER];
+    let requires = &[super::mounts::MANAGER];
     graph.register(Registration::new(types::GRPC, "mounts", requires, move |context| {
-        let manager = context.get::<MountManager>(super::snapshotters::MOUNT_MANAGER, "bolt")?;
+        let manager = context.get::<MountManager>(super::mounts::MANAGER, "bolt")?;
         serve!(config, MountsServer, MountsService((*manager).clone()))
     }));
     let config = surroundings.config.grpc.clone();

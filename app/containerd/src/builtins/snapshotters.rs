@@ -1,21 +1,15 @@
-//! Snapshotters beside overlayfs and native, and the mount manager that makes their mounts.
+//! Snapshotters beside overlayfs and native.
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base_errors::{Error, Result};
-use base_ident::Namespace;
 use base_plugin::{Graph, PluginError, Registration, types};
 use serde::{Deserialize, Serialize};
-use service_grpc::Stores;
-use store_metadata::Metadata;
-use store_mount::{MountManager, Owner};
 use store_snapshot::{
     BlockfileConfig, BlockfileSnapshotter, BtrfsSnapshotter, DevmapperConfig, DevmapperSnapshotter,
     ErofsConfig, ErofsSnapshotter, Snapshotter,
 };
-use tokio::sync::Notify;
 
 use super::stores::{LoadedSnapshotter, NativeTable, folder, skip_unsupported};
 use super::{Surroundings, platform};
@@ -24,14 +18,6 @@ pub(super) const BTRFS: &str = "io.containerd.snapshotter.v1.btrfs";
 pub(super) const BLOCKFILE: &str = "io.containerd.snapshotter.v1.blockfile";
 pub(super) const DEVMAPPER: &str = "io.containerd.snapshotter.v1.devmapper";
 pub(super) const EROFS: &str = "io.containerd.snapshotter.v1.erofs";
-
-/// The type of the mount manager.
-pub(super) const MOUNT_MANAGER: &str = "io.containerd.mount-manager.v1";
-/// The type of what mounts a kind in its own way.
-const MOUNT_HANDLER: &str = "io.containerd.mount-handler.v1";
-
-/// After a change in the records, this long until mounts are looked at: changes come in groups.
-const COLLECT_DELAY: Duration = Duration::from_millis(100);
 
 /// A size, as a number of bytes or as a text with a unit of 1024.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,63 +188,6 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
         context.capabilities.clone_from(&capabilities);
         Ok(LoadedSnapshotter { snapshotter: Arc::new(snapshotter), capabilities })
     }));
-    // What it does is the mount manager's own; clients look for its name.
-    graph.register(Registration::new(MOUNT_HANDLER, "erofs", &[], |context| {
-        context.platforms.push(platform());
-        Ok(())
-    }));
-    let root = surroundings.config.root.clone();
-    let requires = &[types::METADATA, MOUNT_HANDLER];
-    graph.register(Registration::new(MOUNT_MANAGER, "bolt", requires, move |context| {
-        let stores: Arc<Stores> = context.single(types::METADATA)?;
-        let manager = MountManager::open(&context.state, &[root])?;
-        collect_with(&manager, &stores.metadata);
-        Ok(manager)
-    }));
-}
-
-/// Has mounts given up when what they belong to is gone. Ends with the runtime.
-fn collect_with(manager: &MountManager, metadata: &Metadata) {
-    let changed = Arc::new(Notify::new());
-    let seen = Arc::clone(&changed);
-    metadata.on_mutation(move |_| seen.notify_one());
-    // Whatever changed before we were there.
-    changed.notify_one();
-    let (manager, metadata) = (manager.clone(), metadata.clone());
-    tokio::spawn(async move {
-        loop {
-            changed.notified().await;
-            tokio::time::sleep(COLLECT_DELAY).await;
-            let alive = |namespace: &str, owner: &Owner| is_alive(&metadata, namespace, owner);
-            if let Err(error) = manager.collect(alive).await {
-                tracing::warn!(%error, "failed to collect mounts");
-            }
-        }
-    });
-}
-
-/// Whether the records have what a mount belongs to.
-fn is_alive(metadata: &Metadata, namespace: &str, owner: &Owner) -> Result<bool> {
-    let namespace = Namespace::new(namespace)?;
-    let found = metadata.view(|tx| {
-        match owner {
-            Owner::Lease(id) => tx.lease(&namespace, id).map(drop)?,
-            Owner::Container(id) => tx.container(&namespace, id).map(drop)?,
-            Owner::Image(name) => tx.image(&namespace, name).map(drop)?,
-            Owner::Content(digest) => {
-                tx.blob(&namespace, &base_ident::Digest::parse(digest)?).map(drop)?;
-            }
-            Owner::Snapshot { snapshotter, key } => {
-                tx.snapshot(&namespace, snapshotter, key).map(drop)?;
-            }
-        }
-        Ok(())
-    });
-    match found {
-        Ok(()) => Ok(true),
-        Err(error) if error.is_not_found() => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]
