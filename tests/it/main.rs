@@ -11,6 +11,7 @@ mod docker;
 mod durability;
 mod listeners;
 mod process;
+mod proxies;
 mod recovery;
 mod restart;
 mod swap;

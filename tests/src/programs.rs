@@ -119,6 +119,16 @@ pub fn criu() -> Result<Option<PathBuf>> {
     Ok(path.is_file().then_some(path))
 }
 
+/// The snapshotter `program` of another maker, from Debian forky, if it could be fetched.
+///
+/// # Errors
+///
+/// Our own program has no folder.
+pub fn snapshotter(program: &str) -> Result<Option<PathBuf>> {
+    let path = folder(PEERS, Path::new("../peers"))?.join("proxies/bin").join(program);
+    Ok(path.is_file().then_some(path))
+}
+
 /// The folder that `variable` names, or the one at `place` relative to where cargo builds to.
 fn folder(variable: &str, place: &Path) -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os(variable) {

@@ -49,6 +49,8 @@ pub struct Options {
     pub ctr: Maker,
     /// Lines at the top of the configuration, before the first table.
     pub top: String,
+    /// Plugins that this daemon has to do without, beside those that no test needs.
+    pub disabled: Vec<String>,
     /// Tables of the configuration.
     pub tables: String,
     /// More arguments of the daemon.
@@ -74,6 +76,7 @@ impl Options {
             shim: daemon,
             ctr,
             top: String::new(),
+            disabled: Vec::new(),
             tables: String::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -150,7 +153,9 @@ impl World {
     /// Writes the configuration for a daemon.
     fn write_configuration(&self) -> Result<PathBuf> {
         let path = self.path("config.toml");
-        let disabled: Vec<String> = DISABLED.iter().map(|name| format!("{name:?}")).collect();
+        let names =
+            DISABLED.iter().copied().chain(self.options.disabled.iter().map(String::as_str));
+        let disabled: Vec<String> = names.map(|name| format!("{name:?}")).collect();
         let text = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [{}]\n{}\n[grpc]\n  address = {:?}\n{}\n",
             self.root(),

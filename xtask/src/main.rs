@@ -10,6 +10,7 @@ mod demo;
 mod host;
 mod install;
 mod peers;
+mod proxies;
 mod test;
 mod vm;
 

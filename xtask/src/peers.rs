@@ -6,6 +6,7 @@
 //! <target>/peers/forky/usr/bin/{containerd,ctr,containerd-shim-runc-v2}      containerd 2.1
 //! <target>/peers/forky/lib/                                                  its libc
 //! <target>/peers/docker-{bookworm,forky}/usr/{bin,sbin}/{docker,dockerd,...} Docker 20.10 and 28.5
+//! <target>/peers/{criu,proxies}/bin/                                         CRIU, snapshotters
 //! ```
 
 use std::fs;
@@ -15,7 +16,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::command::{output, run, say, target_dir};
-use crate::{criu, host};
+use crate::{criu, host, proxies};
 
 /// The variable that tells tests where the peers are.
 pub const VARIABLE: &str = "IRONHULL_PEERS";
@@ -40,6 +41,7 @@ pub fn fetch() -> Result<PathBuf> {
         }
     }
     criu::fetch(&peers);
+    proxies::fetch(&peers);
     Ok(peers)
 }
 
@@ -117,7 +119,7 @@ impl Suite {
     }
 
     /// The lists of `name` that were read for its containerd; they are read if they are not there.
-    fn of(name: &str, peers: &Path) -> Result<Suite> {
+    pub fn of(name: &str, peers: &Path) -> Result<Suite> {
         let folder = peers.join(name).join("apt");
         if folder.join("sources.list").exists() && folder.join("lists").exists() {
             return Ok(Suite { folder });
@@ -145,7 +147,7 @@ impl Suite {
     }
 
     /// Downloads `package` and unpacks it below `folder`.
-    fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
+    pub fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
         let download = || output(self.apt_get().args(["download", package]));
         // Lists that are old name packages that mirrors no longer have.
         if download().is_err() {

@@ -3,6 +3,7 @@
 mod differs;
 mod grpc;
 mod mounts;
+mod proxies;
 mod restart;
 mod services;
 mod snapshotters;
@@ -51,6 +52,7 @@ pub fn graph(surroundings: &Rc<Surroundings>) -> Graph {
     snapshotters::register(&mut graph, surroundings);
     mounts::register(&mut graph, surroundings);
     differs::register(&mut graph, surroundings);
+    proxies::register(&mut graph, surroundings);
     services::register(&mut graph, surroundings);
     graph.register(restart::registration(surroundings));
     grpc::register(&mut graph, surroundings);

@@ -239,6 +239,7 @@ impl Transferrer {
             snapshotter: &snapshotter as &dyn Snapshotter,
             name: unpacker.snapshots.name(),
             differ: &*unpacker.differ,
+            scope,
             parallel: if unpacker.can_rebase { self.config.parallel } else { 1 },
             sync_fs: self.config.sync_fs,
             progress,

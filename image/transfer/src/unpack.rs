@@ -15,6 +15,7 @@ use futures_util::StreamExt as _;
 use store_content::{Hasher, Info, Store, UpdateField};
 use store_diff::media::LABEL_UNCOMPRESSED;
 use store_diff::{ApplyError, ApplyOptions, Differ};
+use store_metadata::Scope;
 use store_snapshot::{LABEL_SNAPSHOT_REF, Snapshotter, inherited};
 
 use crate::TransferError;
@@ -41,6 +42,8 @@ pub(crate) struct Unpacking<'a> {
     /// The snapshotter's name.
     pub(crate) name: &'a str,
     pub(crate) differ: &'a dyn Differ,
+    /// Whose transfer it is, for differs that are other programs.
+    pub(crate) scope: &'a Scope,
     /// Layers applied at the same time; 1 without the capability.
     pub(crate) parallel: usize,
     pub(crate) sync_fs: bool,
@@ -96,6 +99,12 @@ pub(crate) fn unique_part() -> String {
         })
         .collect();
     format!("{nanos}-{text}")
+}
+
+/// True if a layer cannot be applied ahead of its parent, or the differ cannot do that at all.
+fn needs_parent(error: &Error) -> bool {
+    error.class() == Class::NotImplemented
+        || matches!(error.downcast_ref(), Some(ApplyError::NeedsParent { .. }))
 }
 
 impl Unpacking<'_> {
@@ -184,19 +193,11 @@ impl Unpacking<'_> {
         if let Ok(mut keys) = prepared.lock() {
             keys.push(key.clone());
         }
-        let options = ApplyOptions {
-            sync_fs: self.sync_fs,
-            parent_comes_later: layer.parent.is_some(),
-            ..ApplyOptions::default()
-        };
+        let parent_comes_later = layer.parent.is_some();
+        let options = ApplyOptions { parent_comes_later, ..self.options() };
         match self.apply(layer, &mounts, options).await {
             Ok(()) => Ok(Ahead::Applied(key)),
-            Err(error)
-                if matches!(
-                    error.downcast_ref::<ApplyError>(),
-                    Some(ApplyError::NeedsParent { .. })
-                ) =>
-            {
+            Err(error) if parent_comes_later && needs_parent(&error) => {
                 tracing::debug!(layer = %layer.descriptor.digest, %error, "applied on its parent");
                 self.remove(&key).await;
                 if let Ok(mut keys) = prepared.lock() {
@@ -212,8 +213,7 @@ impl Unpacking<'_> {
     async fn run_serial(&self, layer: &Layer) -> Result<()> {
         let parent = layer.parent.as_ref().map_or("", Digest::as_str);
         let Some((key, mounts)) = self.prepare(layer, parent).await? else { return Ok(()) };
-        let options = ApplyOptions { sync_fs: self.sync_fs, ..ApplyOptions::default() };
-        let done = match self.apply(layer, &mounts, options).await {
+        let done = match self.apply(layer, &mounts, self.options()).await {
             Ok(()) => self.commit(layer, &key, &None).await,
             Err(error) => Err(error),
         };
@@ -248,6 +248,15 @@ impl Unpacking<'_> {
         }
         let error = failure.unwrap_or_else(|| Error::already_exists("extraction snapshot"));
         Err(error.context("unable to prepare extraction snapshot"))
+    }
+
+    /// How layers of this image are applied.
+    fn options(&self) -> ApplyOptions {
+        ApplyOptions {
+            sync_fs: self.sync_fs,
+            scope: Some(self.scope.clone()),
+            ..ApplyOptions::default()
+        }
     }
 
     /// Applies a layer and checks what it was.

@@ -1,19 +1,17 @@
-//! The erofs differ, stream processors, and plugins that run as other programs.
+//! The erofs differ and stream processors.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use base_errors::Error;
-use base_plugin::{Graph, PluginError, Registration, types};
+use base_plugin::{Graph, Registration, types};
 use serde::{Deserialize, Serialize};
-use store_diff::{Differ, ErofsDiffer, Processors, ProxyDiffer, StreamProcessor};
-use store_snapshot::ProxySnapshotter;
-use tonic::transport::{Channel, Endpoint};
+use store_diff::{Differ, ErofsDiffer, Processors, StreamProcessor};
 
-use super::stores::{LoadedSnapshotter, skip_unsupported};
+use super::stores::skip_unsupported;
 use super::{Surroundings, platform};
-use crate::config::{Config, ProxyPlugin};
+use crate::config::Config;
 
 pub(super) const EROFS: &str = "io.containerd.differ.v1.erofs";
 
@@ -101,49 +99,4 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
         let opened = ErofsDiffer::open(table.mkfs_options, processors(&around.config));
         Ok(Arc::new(opened.map_err(skip_unsupported)?) as Arc<dyn Differ>)
     }));
-    for (name, plugin) in &surroundings.config.proxy_plugins {
-        if let Some(registration) = proxy(name, plugin) {
-            graph.register(registration);
-        }
-    }
-}
-
-/// The plugin `name` of another program.
-fn proxy(name: &str, plugin: &ProxyPlugin) -> Option<Registration> {
-    let (id, plugin) = (name.to_owned(), plugin.clone());
-    match plugin.kind.as_str() {
-        "snapshot" | types::SNAPSHOTTER => {
-            let backend = id.clone();
-            Some(Registration::new(types::SNAPSHOTTER, id, &[], move |context| {
-                show(context, &plugin);
-                let snapshotter = ProxySnapshotter::new(channel(&plugin.address)?, &backend, None)?;
-                let capabilities = plugin.capabilities;
-                Ok(LoadedSnapshotter { snapshotter: Arc::new(snapshotter), capabilities })
-            }))
-        }
-        "diff" | types::DIFFER => Some(Registration::new(types::DIFFER, id, &[], move |context| {
-            show(context, &plugin);
-            Ok(Arc::new(ProxyDiffer::new(channel(&plugin.address)?)) as Arc<dyn Differ>)
-        })),
-        other => {
-            tracing::warn!(name, kind = other, "ignoring proxy plugin of unknown type");
-            None
-        }
-    }
-}
-
-fn show(context: &mut base_plugin::InitContext<'_>, plugin: &ProxyPlugin) {
-    let served = if plugin.platform.is_empty() { platform() } else { plugin.platform.clone() };
-    context.platforms.push(served);
-    context.exports.extend(plugin.exports.clone());
-    context.exports.insert("address".to_owned(), plugin.address.clone());
-    context.capabilities.clone_from(&plugin.capabilities);
-}
-
-/// A channel to a unix socket, which is opened by the first call: the program may start after us.
-fn channel(address: &str) -> Result<Channel, PluginError> {
-    let path = address.strip_prefix("unix://").unwrap_or(address);
-    let endpoint = Endpoint::try_from(format!("unix://{path}"))
-        .map_err(|error| Error::invalid_argument(format!("proxy address {address:?}: {error}")))?;
-    Ok(endpoint.connect_lazy())
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use base_errors::{Class, Error};
-use base_plugin::{Graph, PluginError, Registration, types};
+use base_plugin::{Graph, InitContext, PluginError, Registration, types};
 use runtime_event::Exchange;
 use serde::{Deserialize, Serialize};
 use service_grpc::{Collector, Notifier, Stores};
@@ -128,7 +128,7 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
                 "policy".to_owned(),
                 if policy == SharingPolicy::Shared { "shared" } else { "isolated" }.to_owned(),
             );
-            let backend: Arc<Arc<dyn Store>> = context.single(types::CONTENT)?;
+            let backend = content_store(context)?;
             let loaded: BTreeMap<String, Arc<LoadedSnapshotter>> =
                 context.all(types::SNAPSHOTTER)?;
             let mut snapshots = BTreeMap::new();
@@ -141,7 +141,7 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
             }
             let exchange: Arc<Exchange> = context.single(types::EVENT)?;
             Ok(Stores {
-                content: NamespacedContent::new(metadata.clone(), Arc::clone(&*backend), policy),
+                content: NamespacedContent::new(metadata.clone(), backend, policy),
                 metadata,
                 snapshots: Arc::new(snapshots),
                 capabilities: Arc::new(capabilities),
@@ -167,6 +167,22 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
         Ok(Arc::new(Scheduler::start(&table, (*stores).clone(), &around.metrics)?)
             as Arc<dyn Collector>)
     }));
+}
+
+/// The content store: the built-in one, or that of a proxy plugin where the built-in is disabled.
+fn content_store(context: &InitContext<'_>) -> Result<Arc<dyn Store>, Error> {
+    let loaded: BTreeMap<String, Arc<Arc<dyn Store>>> = context.all(types::CONTENT)?;
+    if loaded.len() > 1 {
+        // Records of either would be wrong for the other, so it is not guessed.
+        let names: Vec<String> = loaded.into_keys().collect();
+        return Err(Error::failed_precondition(format!(
+            "multiple plugins registered for {}: {}; disable all but one by disabled_plugins",
+            types::CONTENT,
+            names.join(", ")
+        )));
+    }
+    let store: Arc<Arc<dyn Store>> = context.single(types::CONTENT)?;
+    Ok(Arc::clone(&*store))
 }
 
 fn snapshotters(graph: &mut Graph, surroundings: &Rc<Surroundings>) {

@@ -1,7 +1,13 @@
 //! The walking differ over real stores: a changed container becomes a layer.
 
-use store_content::Store as _;
-use store_diff::{ApplyOptions, CompareOptions, Differ as _, WalkingDiffer};
+use std::sync::{Arc, Mutex};
+
+use base_errors::{Error, Result};
+use base_ident::Descriptor;
+use kernel_mount::Mount;
+use store_content::Store;
+use store_diff::{ApplyOptions, CompareOptions, Differ, WalkingDiffer};
+use store_metadata::Scope;
 use store_snapshot::Snapshotter as _;
 
 use super::archive::{Layout, host, named, three_layers};
@@ -75,6 +81,65 @@ async fn a_changed_snapshot_becomes_a_layer() {
         let error =
             differ.apply(&store, &unknown, &upper, ApplyOptions::default()).await.unwrap_err();
         assert_eq!(error.class(), base_errors::Class::NotImplemented);
+        world.assert_clean().await;
+    }
+}
+
+/// As a differ that is another program: it needs to know whose call it is, and the parent of a
+/// layer.
+struct Remote {
+    walking: WalkingDiffer,
+    scopes: Arc<Mutex<Vec<Scope>>>,
+}
+
+#[async_trait::async_trait]
+impl Differ for Remote {
+    async fn apply(
+        &self,
+        content: &dyn Store,
+        layer: &Descriptor,
+        mounts: &[Mount],
+        options: ApplyOptions,
+    ) -> Result<Descriptor> {
+        if options.parent_comes_later {
+            return Err(Error::not_implemented("the parent is needed"));
+        }
+        self.scopes.lock().unwrap().extend(options.scope.clone());
+        self.walking.apply(content, layer, mounts, options).await
+    }
+
+    async fn compare(
+        &self,
+        content: &dyn Store,
+        lower: &[Mount],
+        upper: &[Mount],
+        options: CompareOptions,
+    ) -> Result<Descriptor> {
+        self.walking.compare(content, lower, upper, options).await
+    }
+}
+
+#[tokio::test]
+async fn a_differ_of_another_program_is_told_whose_call_it_is() {
+    if !in_mount_namespace("differ::a_differ_of_another_program_is_told_whose_call_it_is") {
+        return;
+    }
+    for snapshotter in ["overlayfs", "native"] {
+        let scopes = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&scopes);
+        let world = World::with_differ(|walking| Arc::new(Remote { walking, scopes }));
+        let Some(snapshots) = world.snapshotter(snapshotter) else { continue };
+        let mut layout = Layout::default();
+        let manifest = layout.image(&three_layers(), &host());
+        let archive = layout.archive(&[named(&manifest, "example.test/app:1")]);
+        world.import(&archive, &any_name(Some(snapshotter))).await.unwrap();
+        assert_eq!(snapshots.list(&[]).await.unwrap().len(), 3);
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        assert_eq!(seen.len(), 3, "{snapshotter}");
+        for scope in seen {
+            assert_eq!(scope.namespace, world.scope().namespace);
+            assert!(scope.lease.is_some(), "the lease of the transfer");
+        }
         world.assert_clean().await;
     }
 }

@@ -12,7 +12,7 @@ use image_transfer::{
     Progress, ProgressSender, Transferrer, TransferrerConfig, UnpackConfiguration, Unpacker,
 };
 use store_content::{LocalStore, NamespacedContent, NamespacedStore, SharingPolicy, Store as _};
-use store_diff::WalkingDiffer;
+use store_diff::{Differ, WalkingDiffer};
 use store_metadata::{Image, Metadata, Options, Scope};
 use store_snapshot::{
     NamespacedSnapshots, NamespacedSnapshotter, NativeSnapshotter, OverlayConfig,
@@ -37,6 +37,11 @@ pub(crate) fn temp() -> tempfile::TempDir {
 impl World {
     /// Stores with a native snapshotter, and overlayfs where it works.
     pub(crate) fn new() -> Self {
+        World::with_differ(|differ| Arc::new(differ))
+    }
+
+    /// The same, with a differ made of the one that walks.
+    pub(crate) fn with_differ(make: impl FnOnce(WalkingDiffer) -> Arc<dyn Differ>) -> Self {
         let folder = temp();
         let root = folder.path();
         let options = Options { no_sync: true, lock_timeout: None };
@@ -59,7 +64,7 @@ impl World {
             }
             Err(error) => println!("without overlayfs: {error}"),
         }
-        let differ = Arc::new(WalkingDiffer::new(Some(root.join("tmpmounts"))));
+        let differ = make(WalkingDiffer::new(Some(root.join("tmpmounts"))));
         let unpackers = snapshots
             .iter()
             .map(|snapshots| Unpacker {
