@@ -30,6 +30,11 @@ pub const TEST: &[Need] = &[
     Need { program: "ip", package: "iproute2", why: "network namespaces of the tests" },
     Need { program: "iptables", package: "iptables", why: "Docker's networks in the tests" },
     Need { program: "patchelf", package: "patchelf", why: "makes programs of a newer Debian run" },
+    Need { program: "mkfs.ext4", package: "e2fsprogs", why: "disks of blockfile and erofs" },
+    Need { program: "mkfs.btrfs", package: "btrfs-progs", why: "disks of the btrfs snapshotter" },
+    Need { program: "mkfs.xfs", package: "xfsprogs", why: "disks with quotas of projects" },
+    Need { program: "mkfs.erofs", package: "erofs-utils", why: "images of the erofs snapshotter" },
+    Need { program: "dmsetup", package: "dmsetup", why: "pools of the devmapper snapshotter" },
 ];
 
 /// Fails unless we are root on Linux: containers are made of mounts, namespaces and cgroups.

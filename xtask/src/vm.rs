@@ -1,4 +1,5 @@
-//! `cargo xtask vm`: a machine with nothing but version 2 of control groups, and with systemd.
+//! `cargo xtask vm`: a machine with nothing but version 2 of control groups, with systemd, and with
+//! the devices and file systems that machines for building lack.
 //!
 //! Machines that build are often of the hybrid kind, or have no systemd. User Mode Linux is a kernel
 //! that runs as an ordinary process and needs no help from the machine's own: it boots from
@@ -26,8 +27,12 @@ const TESTS_LIMIT: Duration = Duration::from_secs(900);
 /// Tells tests that they run in the machine, where none of its own may be skipped.
 const VARIABLE: &str = "IRONHULL_MACHINE";
 
-/// The tests that are for such a machine.
-const TESTS: &str = "cgroup_v2::";
+/// Tests that are for such a machine: the folder of their package, and parts of their names. Those
+/// of snapshotters are for its kernel, which has a device-mapper, and its newer programs.
+const TESTS: [(&str, &str); 2] = [
+    ("tests", "cgroup_v2:: snapshotters::on_devmapper snapshotters::on_erofs"),
+    ("store/snapshot", "disks::devmapper disks::erofs disks::overlay_quota"),
+];
 
 /// What to run.
 #[derive(clap::Args)]
@@ -59,48 +64,54 @@ pub fn run(options: &Options) -> Result<u8> {
 /// Runs the tests that need such a machine, with the programs in `binaries`.
 pub fn tests(binaries: &Path, peers: &Path) -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
-        say("skipped the tests on version 2 of control groups: User Mode Linux is for x86-64");
+        say("skipped the tests on another machine: User Mode Linux is for x86-64");
         return Ok(());
     }
     let machine = match Machine::get() {
         Ok(machine) => machine,
         Err(error) => {
-            say(&format!("skipped the tests on version 2 of control groups: {error:#}"));
+            say(&format!("skipped the tests on another machine: {error:#}"));
             return Ok(());
         }
     };
-    let program = test_program()?;
-    say("running the tests on version 2 of control groups, in User Mode Linux");
     let quoted = |path: &Path| quoted(&path.display().to_string());
-    let script = format!(
-        "export {}={} {}={} {VARIABLE}=1\n{} {TESTS} --test-threads=1\n",
+    let mut script = format!(
+        "export {}={} {}={} {VARIABLE}=1\nfailed=0\n",
         build::VARIABLE,
         quoted(binaries),
         peers::VARIABLE,
         quoted(peers),
-        quoted(&program)
     );
+    let told = built_tests()?;
+    for (package, parts) in TESTS {
+        let program = program_in(&told, package)
+            .with_context(|| format!("cargo has not told where the tests of {package} are"))?;
+        script +=
+            &format!("{} {parts} --test-threads=1 --nocapture || failed=1\n", quoted(&program));
+    }
+    script += "exit $failed\n";
+    say("running tests on version 2 of control groups and on thin devices, in User Mode Linux");
     let shared = vec![target_dir(), binaries.to_owned(), peers.to_owned()];
     match machine.run(&Job { script, shared, limit: TESTS_LIMIT })? {
         0 => Ok(()),
-        status => bail!("the tests on version 2 of control groups failed with status {status}"),
+        status => bail!("the tests in User Mode Linux failed with status {status}"),
     }
 }
 
-/// The program with the tests, which has been built already.
-fn test_program() -> Result<PathBuf> {
+/// What cargo says of the test programs, which have been built already.
+fn built_tests() -> Result<String> {
     let mut command = cargo();
     command.args(["test", "--workspace", "--no-run", "--quiet", "--message-format=json"]);
-    let told = output(&mut command)?;
-    program_in(&told).context("cargo has not told where the test program `it` of e2e is")
+    output(&mut command)
 }
 
-/// The path of the test program `it` of the package `e2e` in cargo's messages.
+/// The path of the test program `it` of the package in the folder `package`, in cargo's messages.
 // A parser of JSON is not worth a dependency here: one line has all that is looked for.
-fn program_in(messages: &str) -> Option<PathBuf> {
+fn program_in(messages: &str, package: &str) -> Option<PathBuf> {
+    let manifest = format!("/{package}/Cargo.toml\"");
     messages
         .lines()
-        .filter(|line| line.contains("\"compiler-artifact\"") && line.contains("/tests/Cargo.toml"))
+        .filter(|line| line.contains("\"compiler-artifact\"") && line.contains(&manifest))
         .filter(|line| line.contains("\"name\":\"it\"") && line.contains("\"kind\":[\"test\"]"))
         .filter_map(|line| line.split_once("\"executable\":\"")?.1.split('"').next())
         .map(PathBuf::from)
@@ -121,8 +132,9 @@ mod tests {
         let line = r#"{"reason":"compiler-artifact","manifest_path":"/r/tests/Cargo.toml","target":{"kind":["test"],"name":"it"},"executable":"/t/it-1","fresh":true}"#;
         let other = line.replace("/tests/", "/x/").replace("it-1", "it-2");
         let text = format!("{line}\n{other}\n{{}}\n");
-        assert_eq!(program_in(&text), Some("/t/it-1".into()));
-        assert_eq!(program_in(&other), None);
+        assert_eq!(program_in(&text, "tests"), Some("/t/it-1".into()));
+        assert_eq!(program_in(&text, "x"), Some("/t/it-2".into()));
+        assert_eq!(program_in(&other, "tests"), None);
         assert_eq!(quoted("it's"), r"'it'\''s'");
     }
 }

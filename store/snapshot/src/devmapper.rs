@@ -168,6 +168,7 @@ impl Backend for Devmapper {
     type Draft = Device;
     const NEEDS_ID: bool = true;
     const TOTALS: bool = true;
+    const OWN_LABEL: Option<&'static str> = Some(LABEL_FS_TYPE);
 
     fn make(&self, new: &New<'_>, labels: &mut Labels) -> Result<Device> {
         let id = new.id.ok_or_else(|| Error::internal("a device needs an id"))?;

@@ -38,6 +38,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     const REBASE: bool = false;
     /// Recorded usage is that of the whole tree; a snapshot's own is the difference to its parent.
     const TOTALS: bool = false;
+    /// A label that the backend writes and reads, which clients do not change.
+    const OWN_LABEL: Option<&'static str> = None;
 
     /// Makes a tree; may add labels.
     fn make(&self, new: &New<'_>, labels: &mut Labels) -> Result<Self::Draft>;
@@ -213,8 +215,21 @@ impl<B: Backend> Snapshotter for Local<B> {
     }
 
     async fn update(&self, info: &Info, fields: &[UpdateField]) -> Result<Info> {
-        let (new, fields) = (info.clone(), fields.to_vec());
-        self.shared.storage.update(move |tx| tx.update(&new, &fields)).await
+        let (mut new, fields) = (info.clone(), fields.to_vec());
+        self.shared
+            .storage
+            .update(move |tx| {
+                if let Some(own) = B::OWN_LABEL {
+                    // As it was, also for clients that replace all labels by those they know.
+                    let labels = tx.view()?.info(&new.name)?.1.labels;
+                    match labels.get(own) {
+                        Some(value) => new.labels.insert(own.to_owned(), value.clone()),
+                        None => new.labels.remove(own),
+                    };
+                }
+                tx.update(&new, &fields)
+            })
+            .await
     }
 
     async fn usage(&self, key: &str) -> Result<Usage> {

@@ -23,17 +23,19 @@ pub(crate) struct Output {
     pub(crate) stderr: String,
 }
 
-/// Runs a program to its end and gives what it said. Blocks; after [`DEADLINE`] it is killed.
+/// Runs a program to its end, with more environment, and gives what it said. Blocks; after [`DEADLINE`] it is killed.
 ///
 /// # Errors
 /// If it does not start, or does not end.
 pub(crate) fn output<S: AsRef<std::ffi::OsStr>>(
     program: &str,
     arguments: &[S],
+    environment: &[(&str, &str)],
 ) -> Result<Output, SnapshotError> {
     let fail = |reason: String| SnapshotError::Program { program: program.to_owned(), reason };
     let mut child = Command::new(program)
         .args(arguments)
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -69,7 +71,7 @@ pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(
     program: &str,
     arguments: &[S],
 ) -> Result<String, SnapshotError> {
-    let output = output(program, arguments)?;
+    let output = output(program, arguments, &[])?;
     if output.success {
         return Ok(output.stdout);
     }

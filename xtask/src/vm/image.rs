@@ -16,16 +16,21 @@ use crate::peers::Suite;
 /// The Debian that all comes from.
 const SUITE: &str = "trixie";
 
-/// What is in the machine: systemd, both runtimes, and what the tests' harness calls.
+/// What is in the machine: systemd, both runtimes, what the tests' harness calls, and what makes
+/// the file systems and devices of snapshotters.
 const PACKAGES: &[&str] = &[
     "base-files",
     "base-passwd",
     "bash",
+    "btrfs-progs",
     "busybox-static",
     "coreutils",
     "crun",
     "dash",
     "dbus",
+    "dmsetup",
+    "e2fsprogs",
+    "erofs-utils",
     "findutils",
     "grep",
     "hostname",
@@ -41,6 +46,7 @@ const PACKAGES: &[&str] = &[
     "udev",
     "user-mode-linux",
     "util-linux",
+    "xfsprogs",
 ];
 
 /// The libraries of the kernel, which is a program like others.

@@ -1,4 +1,4 @@
-//! `dmsetup`, which knows how to wait for the device nodes that udev makes.
+//! `dmsetup`, which knows how to wait for the device nodes that udev makes, or makes them itself.
 
 use base_errors::{Class, Error, Result};
 
@@ -10,6 +10,11 @@ const SECTOR: u64 = 512;
 
 const PROGRAM: &str = "dmsetup";
 
+/// Is there while udev runs, which then makes the device nodes.
+const UDEV: &str = "/run/udev/control";
+/// Has the program make the device nodes itself.
+const WITHOUT_UDEV: (&str, &str) = ("DM_DISABLE_UDEV", "1");
+
 /// Where a device is found.
 pub(super) fn path(device: &str) -> String {
     format!("/dev/mapper/{device}")
@@ -19,7 +24,9 @@ pub(super) fn path(device: &str) -> String {
 ///
 /// The error's class is NotFound for a device that is not there, Unavailable for one that is busy.
 fn dmsetup(arguments: &[&str]) -> Result<String> {
-    let output = program::output(PROGRAM, arguments)?;
+    // Minimal machines and containers have no udev: the program does not see that by itself.
+    let environment: &[_] = if std::path::Path::new(UDEV).exists() { &[] } else { &[WITHOUT_UDEV] };
+    let output = program::output(PROGRAM, arguments, environment)?;
     if output.success {
         return Ok(output.stdout.trim().to_owned());
     }

@@ -25,9 +25,28 @@ fn made(store: impl Snapshotter + 'static) -> Making {
     Box::pin(async move { store })
 }
 
+/// Set in the machine that is booted for these tests: there, none is skipped.
+const MACHINE: &str = "IRONHULL_MACHINE";
+
+/// Says why a test is skipped.
+fn skip(reason: &str) {
+    assert!(std::env::var_os(MACHINE).is_none(), "the machine lacks something: {reason}");
+    println!("skipped: {reason}");
+}
+
+/// Has the kernel load what it has as a module. There may be none, and no program for it.
+fn load(module: &str) {
+    let _ = Command::new("modprobe").arg(module).output();
+}
+
 fn has_kernel(name: &str) -> bool {
+    load(name);
     let known = fs::read_to_string("/proc/filesystems").unwrap();
-    known.lines().any(|line| line.split_whitespace().last() == Some(name))
+    let here = known.lines().any(|line| line.split_whitespace().last() == Some(name));
+    if !here {
+        skip(&format!("this kernel has no {name}"));
+    }
+    here
 }
 
 fn has_program(name: &str) -> bool {
@@ -36,7 +55,7 @@ fn has_program(name: &str) -> bool {
         .chain([PathBuf::from("/sbin"), PathBuf::from("/usr/sbin")])
         .any(|folder| folder.join(name).exists());
     if !here {
-        println!("skipped: there is no {name}");
+        skip(&format!("there is no {name}"));
     }
     here
 }
@@ -84,11 +103,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 fn has_btrfs() -> bool {
-    if !has_kernel("btrfs") {
-        println!("skipped: this kernel has no btrfs");
-        return false;
-    }
-    has_program("mkfs.btrfs")
+    has_kernel("btrfs") && has_program("mkfs.btrfs")
 }
 
 #[test]
@@ -211,11 +226,7 @@ fn blockfile_images_are_containerds() {
 }
 
 fn has_erofs() -> bool {
-    if !has_kernel("erofs") {
-        println!("skipped: this kernel has no erofs");
-        return false;
-    }
-    has_program("mkfs.erofs")
+    has_kernel("erofs") && has_program("mkfs.erofs")
 }
 
 fn erofs(root: &Path, default_size: u64) -> ErofsSnapshotter {
@@ -327,6 +338,15 @@ fn erofs_with_a_size_writes_to_an_image() {
     });
 }
 
+/// `dmsetup`, which makes device nodes itself where no udev runs.
+fn dmsetup(arguments: &[&str]) -> std::process::Output {
+    let mut command = Command::new("dmsetup");
+    if !Path::new("/run/udev/control").exists() {
+        command.env("DM_DISABLE_UDEV", "1");
+    }
+    command.args(arguments).output().unwrap()
+}
+
 /// A thin pool of two loop devices; removed when dropped.
 struct ThinPool {
     name: String,
@@ -335,9 +355,11 @@ struct ThinPool {
 
 impl ThinPool {
     fn new(work: &Path, name: &str) -> Option<ThinPool> {
+        load("dm-thin-pool");
+        load("loop");
         let known = fs::read_to_string("/proc/misc").unwrap_or_default();
         if !known.contains("device-mapper") {
-            println!("skipped: this kernel has no device-mapper");
+            skip("this kernel has no device-mapper");
             return None;
         }
         for program in ["dmsetup", "losetup", "mkfs.ext4"] {
@@ -359,10 +381,9 @@ impl ThinPool {
             "0 {sectors} thin-pool {} {} 128 32768 1 skip_block_zeroing",
             pool.devices[0], pool.devices[1]
         );
-        let made = Command::new("dmsetup").args(["create", name, "--table", &table]).output();
-        let made = made.unwrap();
+        let made = dmsetup(&["create", name, "--table", &table]);
         if !made.status.success() {
-            println!("skipped: no thin pool: {}", String::from_utf8_lossy(&made.stderr));
+            skip(&format!("no thin pool: {}", String::from_utf8_lossy(&made.stderr)));
             return None;
         }
         Some(pool)
@@ -371,14 +392,14 @@ impl ThinPool {
 
 impl Drop for ThinPool {
     fn drop(&mut self) {
-        let list = Command::new("dmsetup").arg("ls").output().unwrap();
+        let list = dmsetup(&["ls"]);
         for line in String::from_utf8_lossy(&list.stdout).lines() {
             let device = line.split_whitespace().next().unwrap_or_default();
             if device.starts_with(&format!("{}-snap-", self.name)) {
-                let _ = Command::new("dmsetup").args(["remove", "--retry", device]).output();
+                dmsetup(&["remove", "--retry", device]);
             }
         }
-        let _ = Command::new("dmsetup").args(["remove", "--retry", &self.name]).output();
+        dmsetup(&["remove", "--retry", &self.name]);
         for device in &self.devices {
             let _ = Command::new("losetup").args(["-d", device]).output();
         }
@@ -450,6 +471,13 @@ fn devmapper_devices_are_containerds() {
         assert_eq!((mounts[0].kind.as_str(), mounts[0].options.len()), ("ext4", 0));
         let label = "containerd.io/snapshot/devmapper/fstype";
         assert_eq!(store.stat("a").await.unwrap().labels[label], "ext4");
+        // Clients that replace all labels, or that one, do not know it.
+        let mut info = store.stat("a").await.unwrap();
+        info.labels = Labels::from([(label.to_owned(), "xfs".to_owned())]);
+        let fields = [store_snapshot::UpdateField::Label(label.to_owned())];
+        for fields in [&[][..], &fields] {
+            assert_eq!(store.update(&info, fields).await.unwrap().labels[label], "ext4");
+        }
         store.commit("one", "a", Labels::new(), "").await.unwrap();
         assert_eq!(store.stat("one").await.unwrap().labels[label], "ext4");
         let view = store.view("v", "one", Labels::new()).await.unwrap();
@@ -470,24 +498,129 @@ fn devmapper_devices_are_containerds() {
 }
 
 #[test]
-fn overlay_quota_bounds_what_is_written() {
+fn devmapper_with_xfs_gives_blocks_back() {
     if !has_program("mkfs.xfs") || !has_kernel("xfs") {
         return;
     }
-    in_namespace("512m", async |work| {
-        let image = work.join("xfs.img");
+    in_namespace("2g", async |work| {
+        let pool_name = format!("ironhull-xfs-{}", std::process::id());
+        let Some(pool) = ThinPool::new(&work, &pool_name) else { return };
+        let root = work.join("root");
+        let config = DevmapperConfig {
+            fs_type: "xfs".to_owned(),
+            base_image_size: 320 << 20,
+            discard_blocks: true,
+            ..devmapper(&root, &pool.name)
+        };
+        let store = DevmapperSnapshotter::open(config).unwrap();
+        let mounts = store.prepare("a", "", Labels::new()).await.unwrap();
+        assert_eq!(
+            (mounts[0].kind.as_str(), &mounts[0].options[..]),
+            ("xfs", &["nouuid".to_owned()][..])
+        );
+        let before = store.usage("a").await.unwrap().size;
+        let at = work.clone();
+        let write = tokio::task::spawn_blocking(move || {
+            let mounted = TempMount::new(&mounts, Some(&at)).unwrap();
+            fs::write(mounted.path().join("file"), vec![1; 8 << 20]).unwrap();
+            mounted.close().unwrap();
+        });
+        write.await.unwrap();
+        store.commit("one", "a", Labels::new(), "").await.unwrap();
+        assert!(store.usage("one").await.unwrap().size >= before + (8 << 20));
+        // Of the same file system as its parent, on a device of its own at the same time.
+        let child = store.prepare("b", "one", Labels::new()).await.unwrap();
+        let look = store.view("v", "one", Labels::new()).await.unwrap();
+        assert_eq!(look[0].options, ["nouuid", "ro"]);
+        let at = work.clone();
+        let both = tokio::task::spawn_blocking(move || {
+            let child = TempMount::new(&child, Some(&at)).unwrap();
+            let look = TempMount::new(&look, Some(&at)).unwrap();
+            fs::remove_file(child.path().join("file")).unwrap();
+            assert_eq!(fs::metadata(look.path().join("file")).unwrap().len(), 8 << 20);
+            child.close().unwrap();
+            look.close().unwrap();
+        });
+        both.await.unwrap();
+        for key in ["v", "b", "one"] {
+            store.remove(key).await.unwrap();
+        }
+        let status = dmsetup(&["status", &pool.name]);
+        let status = String::from_utf8(status.stdout).unwrap();
+        // `0 <sectors> thin-pool <transaction> <metadata> <used>/<all data blocks> ...`
+        assert_eq!(
+            status.split_whitespace().nth(5).and_then(|used| used.split('/').next()),
+            Some("0"),
+            "{status}"
+        );
+        drop(store);
+        drop(pool);
+    });
+}
+
+#[test]
+fn devmapper_survives_a_crash_and_a_reboot() {
+    in_namespace("2g", async |work| {
+        let pool_name = format!("ironhull-crash-{}", std::process::id());
+        let Some(pool) = ThinPool::new(&work, &pool_name) else { return };
+        let root = work.join("root");
+        let store = DevmapperSnapshotter::open(devmapper(&root, &pool.name)).unwrap();
+        store.prepare("a", "", Labels::new()).await.unwrap();
+        store.commit("one", "a", Labels::new(), "").await.unwrap();
+        let mounts = store.prepare("b", "one", Labels::new()).await.unwrap();
+        drop(store);
+        // A reboot takes devices, and leaves the pool's data.
+        assert!(dmsetup(&["remove", &mounts[0].source]).status.success());
+        let store = DevmapperSnapshotter::open(devmapper(&root, &pool.name)).unwrap();
+        assert!(Path::new(&mounts[0].source).exists(), "active ones are there again");
+        assert_eq!(store.mounts("b").await.unwrap(), mounts);
+        let at = work.clone();
+        let write = tokio::task::spawn_blocking(move || {
+            let mounted = TempMount::new(&mounts, Some(&at)).unwrap();
+            fs::write(mounted.path().join("file"), "x").unwrap();
+            mounted.close().unwrap();
+        });
+        write.await.unwrap();
+        // Somebody else has a device of the name that comes next: an error, and nothing is left.
+        let next = format!("{pool_name}-snap-3");
+        assert!(dmsetup(&["create", &next, "--table", "0 8 error"]).status.success());
+        assert!(store.prepare("c", "one", Labels::new()).await.is_err());
+        assert!(store.stat("c").await.is_err());
+        assert!(dmsetup(&["remove", &next]).status.success());
+        store.prepare("c", "one", Labels::new()).await.unwrap();
+        store.commit("two", "b", Labels::new(), "").await.unwrap();
+        for key in ["c", "two", "one"] {
+            store.remove(key).await.unwrap();
+        }
+        store.cleanup().await.unwrap();
+        let list = String::from_utf8(dmsetup(&["ls"]).stdout).unwrap();
+        assert!(!list.contains(&format!("{pool_name}-snap-")), "{list}");
+        drop(store);
+        drop(pool);
+    });
+}
+
+/// On a disk of `kind` that is made with `options`, if the kernel has quotas of projects there.
+fn overlay_quota(kind: &'static str, options: &'static [&'static str]) {
+    if !has_kernel(kind) || !has_program(&format!("mkfs.{kind}")) {
+        return;
+    }
+    in_namespace("512m", async move |work| {
+        let image = work.join("disk.img");
         fs::File::create(&image).unwrap().set_len(320 << 20).unwrap();
-        run("mkfs.xfs", &["-q", image.to_str().unwrap()]);
+        let path = text(&image);
+        let arguments: Vec<&str> = options.iter().copied().chain([path.as_str()]).collect();
+        run(&format!("mkfs.{kind}"), &arguments);
         let mount = Mount {
-            kind: "xfs".to_owned(),
-            source: text(&image),
+            kind: kind.to_owned(),
+            source: path.clone(),
             target: String::new(),
             options: vec!["loop".to_owned(), "prjquota".to_owned()],
         };
         let disk = match TempMount::new(&[mount], Some(&work)) {
             Ok(disk) => disk,
             Err(error) => {
-                println!("skipped: this kernel has no quotas of projects: {error}");
+                println!("skipped: this kernel has no quotas of projects on {kind}: {error}");
                 return;
             }
         };
@@ -497,8 +630,13 @@ fn overlay_quota_bounds_what_is_written() {
         store.prepare("a", "", label).await.unwrap();
         let upper = root.join("snapshots/1/fs");
         fs::write(upper.join("small"), vec![1; 1 << 20]).unwrap();
-        let error = fs::write(upper.join("large"), vec![1; 4 << 20]).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+        // As containers, without the capability that no quota of ext4 holds for.
+        let large = format!("of={}", text(&upper.join("large")));
+        let mut write = Command::new("setpriv");
+        write.args(["--bounding-set=-sys_resource", "dd", "if=/dev/zero", &large]);
+        let output = write.args(["bs=1M", "count=4"]).output().unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        assert!(fs::metadata(upper.join("large")).unwrap().len() <= 1 << 20);
         store.prepare("free", "", Labels::new()).await.unwrap();
         fs::write(root.join("snapshots/2/fs/large"), vec![1; 4 << 20]).unwrap();
         store.remove("a").await.unwrap();
@@ -506,4 +644,14 @@ fn overlay_quota_bounds_what_is_written() {
         drop(store);
         disk.close().unwrap();
     });
+}
+
+#[test]
+fn overlay_quota_bounds_what_is_written_on_xfs() {
+    overlay_quota("xfs", &["-q"]);
+}
+
+#[test]
+fn overlay_quota_bounds_what_is_written_on_ext4() {
+    overlay_quota("ext4", &["-q", "-O", "quota,project", "-E", "quotatype=prjquota"]);
 }
