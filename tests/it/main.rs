@@ -14,6 +14,7 @@ mod process;
 mod proxies;
 mod recovery;
 mod restart;
+mod snapshotters;
 mod swap;
 mod userns;
 mod v0;

@@ -235,6 +235,54 @@ fn content_of_another_daemon() {
     });
 }
 
+/// The other daemon finds the content by the namespace that comes with each call.
+#[test]
+fn layers_are_applied_by_another_daemon() {
+    check_empty(content_server(), |server| {
+        let options = content_client(&server.socket()).map(|mut options| {
+            options.ctr = Maker::Forky;
+            options.tables += &format!(
+                "[proxy_plugins.far]\n  type = \"diff\"\n  address = {:?}\n\
+                 [plugins.\"io.containerd.service.v1.diff-service\"]\n  default = [\"far\"]\n\
+                 [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n  snapshotter = \"overlayfs\"\n  differ = \"far\"\n",
+                server.socket().display().to_string()
+            );
+            options
+        });
+        check_empty(options, |world| {
+            let archive = image::small()?;
+            // By the client, which asks the diff service; then by the transfer service.
+            for local in ["--local", ""] {
+                world.ctr(&format!(
+                    "--namespace default images import {local} {}",
+                    archive.display()
+                ))?;
+                let list = world.ctr("--namespace default snapshots ls")?;
+                ensure!(Table::parse(&list)?.rows.len() == 2, "{local}: {list}");
+                let trees = world.root().join("io.containerd.snapshotter.v1.overlayfs/snapshots");
+                let hello = trees_with(&trees, "fs/hello")?;
+                ensure!(hello == 1, "{local}: {hello} layers have the file");
+                // In a namespace that the other daemon does not know it finds nothing.
+                let error =
+                    world.ctr_fails(&format!("images import {local} {}", archive.display()))?;
+                ensure!(error.contains("not found"), "{local}: {error}");
+                world.ctr(&format!("--namespace default images rm --sync {IMAGE}"))?;
+                wait::until("the snapshots to go", || {
+                    ensure!(trees_with(&trees, "fs")? == 0);
+                    Ok(())
+                })?;
+            }
+            Ok(())
+        });
+        Ok(())
+    });
+}
+
+/// How many folders in `folder` have a file of this name.
+fn trees_with(folder: &Path, name: &str) -> Result<usize> {
+    Ok(trees(folder)?.iter().filter(|tree| tree.join(name).exists()).count())
+}
+
 #[test]
 fn two_content_stores_are_refused() {
     check_empty(content_server(), |server| {

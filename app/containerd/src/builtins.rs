@@ -8,6 +8,7 @@ mod restart;
 mod services;
 mod snapshotters;
 mod stores;
+mod transfer;
 mod v0;
 
 use std::cell::OnceCell;
@@ -54,6 +55,7 @@ pub fn graph(surroundings: &Rc<Surroundings>) -> Graph {
     differs::register(&mut graph, surroundings);
     proxies::register(&mut graph, surroundings);
     services::register(&mut graph, surroundings);
+    transfer::register(&mut graph, surroundings);
     graph.register(restart::registration(surroundings));
     grpc::register(&mut graph, surroundings);
     graph.register(v0::registration(surroundings));
@@ -61,7 +63,7 @@ pub fn graph(surroundings: &Rc<Surroundings>) -> Graph {
 }
 
 /// The configurations of the plugins that have one, with their defaults filled in.
-const CONFIGURED: [&str; 14] = [
+const CONFIGURED: [&str; 15] = [
     stores::BOLT,
     stores::OVERLAYFS,
     stores::NATIVE,
@@ -73,6 +75,7 @@ const CONFIGURED: [&str; 14] = [
     stores::SCHEDULER,
     services::DIFF,
     services::TASK,
+    transfer::TRANSFER,
     grpc::EVENTS,
     v0::API,
     restart::RESTART,
@@ -99,6 +102,7 @@ pub fn effective_tables(config: &Config) -> Result<BTreeMap<String, toml::Table>
     tables.take::<crate::collector::SchedulerConfig>(stores::SCHEDULER).map_err(failed)?;
     tables.take::<services::DiffConfig>(services::DIFF).map_err(failed)?;
     tables.take::<services::TaskConfig>(services::TASK).map_err(failed)?;
+    tables.take::<transfer::TransferTable>(transfer::TRANSFER).map_err(failed)?;
     tables.take::<grpc::EventsConfig>(grpc::EVENTS).map_err(failed)?;
     tables.take::<v0::V0Config>(v0::API).map_err(failed)?;
     Ok(tables.effective())

@@ -4,27 +4,21 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use api_shim::events::{ImageCreate, ImageUpdate};
 use base_errors::Error;
 use base_ident::Namespace;
 use base_plugin::{Graph, InitContext, PluginError, Registration, types};
 use futures_util::future::BoxFuture;
-use image_transfer::{ImageChange, Platform, Transferrer, TransferrerConfig, Unpacker};
 use runtime_event::Exchange;
 use runtime_supervisor::{Config as SupervisorConfig, Containers, Runtime, Supervisor, Timeouts};
 use serde::{Deserialize, Serialize};
 use service_grpc::{Backends, Collector, Stores, Streams};
 use store_diff::Differ;
 use store_metadata::Metadata;
-use store_snapshot::CAPABILITY_REBASE;
 
 use super::{Surroundings, platform};
 
 pub(super) const DIFF: &str = "io.containerd.service.v1.diff-service";
 pub(super) const TASK: &str = "io.containerd.runtime.v2.task";
-
-/// The snapshotter for clients that name none.
-const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
 
 /// `[plugins."io.containerd.service.v1.diff-service"]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -79,7 +73,10 @@ impl Containers for Records {
 }
 
 /// Everything that stores, as the services of stores want it.
-fn backends(context: &InitContext<'_>, order: &[String]) -> Result<Backends, PluginError> {
+pub(super) fn backends(
+    context: &InitContext<'_>,
+    order: &[String],
+) -> Result<Backends, PluginError> {
     let stores: Arc<Stores> = context.single(types::METADATA)?;
     let collector: Arc<Arc<dyn Collector>> = context.single(types::GC)?;
     let loaded: BTreeMap<String, Arc<Arc<dyn Differ>>> = context.all(types::DIFFER)?;
@@ -133,49 +130,6 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
             Ok((backends, (*supervisor).clone()))
         },
     ));
-    graph.register(Registration::new(types::TRANSFER, "local", stores, transferrer));
-}
-
-/// The one that moves images, over all snapshotters; overlayfs is the default where it works.
-fn transferrer(context: &mut InitContext<'_>) -> Result<Transferrer, PluginError> {
-    let Backends { stores, differs, .. } = backends(context, &["walking".to_owned()])?;
-    context.platforms.push(platform());
-    let differ = differs.first().ok_or_else(|| Error::not_found("no differ is loaded"))?;
-    let mut unpackers: Vec<Unpacker> = stores
-        .snapshots
-        .iter()
-        .map(|(name, snapshots)| Unpacker {
-            snapshots: snapshots.clone(),
-            differ: Arc::clone(differ),
-            platform: Platform::host(),
-            can_rebase: stores
-                .capabilities
-                .get(name)
-                .is_some_and(|all| all.iter().any(|one| one == CAPABILITY_REBASE)),
-        })
-        .collect();
-    unpackers.sort_by_key(|unpacker| unpacker.snapshots.name() != DEFAULT_SNAPSHOTTER);
-    let notifier = stores.notifier.clone();
-    let listener = move |namespace: &Namespace, change: &ImageChange| {
-        let image = change.image();
-        let (name, labels) = (image.name.clone(), image.labels.clone());
-        match change {
-            ImageChange::Created(_) => {
-                notifier.publish(namespace, "/images/create", &ImageCreate { name, labels });
-            }
-            ImageChange::Updated(_) => {
-                notifier.publish(namespace, "/images/update", &ImageUpdate { name, labels });
-            }
-        }
-    };
-    Ok(Transferrer::new(TransferrerConfig {
-        metadata: stores.metadata.clone(),
-        content: stores.content.clone(),
-        unpackers,
-        parallel: std::thread::available_parallelism().map_or(1, |count| count.get()),
-        sync_fs: false,
-        listener: Some(Arc::new(listener)),
-    }))
 }
 
 fn runtime(
