@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use serde::Deserialize;
 
 /// What runc knows about a container, in its folder.
-const STATE: &str = "state.json";
+pub(crate) const STATE: &str = "state.json";
 
 /// The largest state: the spec, and a little more.
 const MAX_STATE: u64 = 32 << 20;

@@ -18,6 +18,7 @@ use kernel_process::PidFd;
 use rustix::fs::OFlags;
 use tokio::io::Interest;
 
+use crate::discard::STATE;
 use crate::watch::watch;
 
 /// The name of the fifo in the folder of a container.
@@ -32,6 +33,10 @@ const FIFO: &str = "exec.fifo";
 pub(crate) async fn open(folder: &Path, init: &PidFd) -> io::Result<bool> {
     // Registered once more, beside the reaper's.
     let ended = watch(rustix::io::dup(init)?, Interest::READABLE)?;
+    // A crun that goes by the name of runc has such a fifo too, but waits at its other end.
+    if !folder.join(STATE).exists() {
+        return Ok(false);
+    }
     let path = folder.join(FIFO);
     let Some(fifo) = open_fifo(&path)? else { return Ok(false) };
     // From here on the process may come to us, and fails if we have left.
@@ -89,6 +94,7 @@ mod tests {
         let mode = rustix::fs::Mode::from_raw_mode(0o622);
         let path = folder.path().join(FIFO);
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        fs::write(folder.path().join(STATE), "{}").unwrap();
         folder
     }
 
@@ -123,6 +129,8 @@ mod tests {
 
         fs::write(folder.path().join(FIFO), "0").unwrap();
         open(folder.path(), &process).await.unwrap_err();
+        fs::remove_file(folder.path().join(STATE)).unwrap();
+        assert!(!open(folder.path(), &process).await.unwrap(), "no container of runc");
         gone.kill().unwrap();
         gone.wait().unwrap();
     }
