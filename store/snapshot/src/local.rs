@@ -38,7 +38,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
     const REBASE: bool = false;
     /// Recorded usage is that of the whole tree; a snapshot's own is the difference to its parent.
     const TOTALS: bool = false;
-    /// A label that the backend writes and reads, which clients do not change.
+    /// A label that the backend writes or shows, which clients do not change.
     const OWN_LABEL: Option<&'static str> = None;
 
     /// Makes a tree; may add labels.
@@ -48,8 +48,12 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// The record is durable: the tree stays.
     fn settle(draft: Self::Draft);
     /// Work on the tree that is in its place now; an error removes it again.
-    fn placed(&self, _id: u64, _labels: &Labels) -> Result<()> {
+    fn placed(&self, _tree: &Tree, _labels: &Labels) -> Result<()> {
         Ok(())
+    }
+    /// A record as clients see it.
+    fn shown(&self, _id: u64, info: Info) -> Info {
+        info
     }
     /// The mounts of an active snapshot or view.
     fn mounts(&self, tree: &Tree, labels: &Labels) -> Result<Vec<Mount>>;
@@ -113,6 +117,11 @@ impl<B> Drop for Sealing<B> {
 }
 
 impl<B: Backend> Local<B> {
+    /// The backend.
+    pub(crate) fn backend(&self) -> &B {
+        &self.shared.backend
+    }
+
     pub(crate) fn new(storage: Storage, backend: B) -> Self {
         Local { shared: Arc::new(Shared { storage, backend, sealing: Mutex::default() }) }
     }
@@ -195,7 +204,7 @@ impl<B: Backend> Local<B> {
         };
         let shared = Arc::clone(&self.shared);
         let made = blocking(move || {
-            shared.backend.placed(tree.id, &labels)?;
+            shared.backend.placed(&tree, &labels)?;
             shared.backend.mounts(&tree, &labels)
         })
         .await;
@@ -211,25 +220,28 @@ impl<B: Backend> Local<B> {
 #[async_trait]
 impl<B: Backend> Snapshotter for Local<B> {
     async fn stat(&self, key: &str) -> Result<Info> {
-        self.shared.storage.view(|tx| Ok(tx.info(key)?.1))
+        let (id, info, _) = self.shared.storage.view(|tx| tx.info(key))?;
+        Ok(self.shared.backend.shown(id, info))
     }
 
     async fn update(&self, info: &Info, fields: &[UpdateField]) -> Result<Info> {
         let (mut new, fields) = (info.clone(), fields.to_vec());
-        self.shared
+        let (id, info) = self
+            .shared
             .storage
             .update(move |tx| {
+                let (id, old, _) = tx.view()?.info(&new.name)?;
                 if let Some(own) = B::OWN_LABEL {
                     // As it was, also for clients that replace all labels by those they know.
-                    let labels = tx.view()?.info(&new.name)?.1.labels;
-                    match labels.get(own) {
+                    match old.labels.get(own) {
                         Some(value) => new.labels.insert(own.to_owned(), value.clone()),
                         None => new.labels.remove(own),
                     };
                 }
-                tx.update(&new, &fields)
+                Ok((id, tx.update(&new, &fields)?))
             })
-            .await
+            .await?;
+        Ok(self.shared.backend.shown(id, info))
     }
 
     async fn usage(&self, key: &str) -> Result<Usage> {
@@ -353,7 +365,8 @@ impl<B: Backend> Snapshotter for Local<B> {
     async fn list(&self, filters: &[String]) -> Result<Vec<Info>> {
         let filter = labels::parse(filters)?;
         let list = self.shared.storage.view(|tx| tx.list(&filter))?;
-        Ok(list.into_iter().map(|(_, info)| info).collect())
+        let backend = &self.shared.backend;
+        Ok(list.into_iter().map(|(id, info)| backend.shown(id, info)).collect())
     }
 
     async fn cleanup(&self) -> Result<()> {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A tree is the stack of `fs` of a snapshot and its parents. Removing drops the record; the folder
-//! goes with [`Snapshotter::cleanup`], or at once with [`OverlayConfig::sync_remove`].
+//! goes with [`crate::Snapshotter::cleanup`], or at once with [`OverlayConfig::sync_remove`].
 
 mod config;
 pub(crate) mod idmap;
@@ -19,9 +19,7 @@ mod quota;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use async_trait::async_trait;
 use base_errors::{Error, Result};
 use base_ident::Labels;
 use kernel_mount::Mount;
@@ -31,10 +29,11 @@ pub use self::config::{
 };
 pub use self::probe::Probe;
 pub(crate) use self::probe::overlay_remaps_ids;
-use crate::error::{SnapshotError, blocking, io_error};
+use crate::error::io_error;
 use crate::folders::{Folders, Pending, make_private};
 use crate::labels::{self, LABEL_MAX_SIZE};
-use crate::snapshotter::{Info, Kind, Snapshotter, UpdateField, Usage};
+use crate::local::{Backend, Local, New, delegate};
+use crate::snapshotter::{Info, Kind, Usage};
 use crate::storage::{Storage, Tree};
 
 /// The mode of a layer's top folder.
@@ -49,17 +48,10 @@ const LABEL_UPPERDIR: &str = "containerd.io/snapshot/overlay.upperdir";
 /// The overlayfs snapshotter. Cloning gives another handle of the same.
 #[derive(Clone)]
 pub struct OverlaySnapshotter {
-    shared: Arc<Shared>,
+    local: Local<Overlay>,
 }
 
-struct Shared {
-    storage: Storage,
-    folders: Folders,
-    config: OverlayConfig,
-    probe: Probe,
-    /// Options of every overlay mount, behind the folders.
-    options: Vec<String>,
-}
+delegate!(OverlaySnapshotter);
 
 impl OverlaySnapshotter {
     /// Opens the snapshotter in `config.root_path`, which is made if it is missing. Blocks.
@@ -73,25 +65,33 @@ impl OverlaySnapshotter {
         let storage = Storage::open(&config.root_path.join("metadata.db"))?;
         let folders = Folders::open(&config.root_path)?;
         let options = mounts::common_options(&config.mount_options, &probe);
-        Ok(OverlaySnapshotter {
-            shared: Arc::new(Shared { storage, folders, config, probe, options }),
-        })
+        let backend = Overlay { folders, config, probe, options };
+        Ok(OverlaySnapshotter { local: Local::new(storage, backend) })
     }
 
     /// The capabilities of the plugin.
     #[must_use]
     pub fn capabilities(&self) -> Vec<&'static str> {
-        self.shared.config.capabilities(&self.shared.probe)
+        let Overlay { config, probe, .. } = self.local.backend();
+        config.capabilities(probe)
     }
 
     /// The folder of the snapshotter.
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.shared.config.root_path
+        &self.local.backend().config.root_path
     }
 }
 
-impl Shared {
+struct Overlay {
+    folders: Folders,
+    config: OverlayConfig,
+    probe: Probe,
+    /// Options of every overlay mount, behind the folders.
+    options: Vec<String>,
+}
+
+impl Overlay {
     fn upper(&self, id: u64) -> PathBuf {
         self.folders.tree(id).join("fs")
     }
@@ -99,89 +99,49 @@ impl Shared {
     fn work(&self, id: u64) -> PathBuf {
         self.folders.tree(id).join("work")
     }
+}
 
-    /// The folders of a new snapshot, still without id. Blocks.
-    fn begin(&self, kind: Kind) -> Result<Pending> {
+impl Backend for Overlay {
+    type Draft = Pending;
+    const REBASE: bool = true;
+    const OWN_LABEL: Option<&'static str> = Some(LABEL_UPPERDIR);
+
+    fn make(&self, new: &New<'_>, labels: &mut Labels) -> Result<Pending> {
+        let root = idmap::root(labels)?;
+        labels::max_size(labels)?;
         let pending = self.folders.begin(TREE_MODE)?;
-        make(&pending.path().join("fs"), FS_MODE)?;
-        if kind == Kind::Active {
+        let top = pending.path().join("fs");
+        make(&top, FS_MODE)?;
+        if new.kind == Kind::Active {
             make(&pending.path().join("work"), WORK_MODE)?;
+        }
+        let top_owner = match (root, new.parent) {
+            (Some(root), _) => Some(root),
+            (None, Some((parent, _))) => Some(owner(&self.upper(parent))?),
+            (None, None) => None,
+        };
+        if let Some((uid, gid)) = top_owner {
+            std::os::unix::fs::lchown(&top, Some(uid), Some(gid))
+                .map_err(|error| io_error("chown", &top, &error))?;
         }
         Ok(pending)
     }
 
-    async fn create(
-        self: Arc<Self>,
-        kind: Kind,
-        key: &str,
-        parent: &str,
-        labels: Labels,
-    ) -> Result<Vec<Mount>> {
-        let root = idmap::root(&labels)?;
-        let limit = labels::max_size(&labels)?.filter(|_| kind == Kind::Active);
-        let own = key.to_owned();
-        let (key, parent) = (key.to_owned(), parent.to_owned());
-        let shared = Arc::clone(&self);
-        let (mut pending, nearest) = {
-            let parent = parent.clone();
-            blocking(move || {
-                // A bad parent costs no folders; the transaction checks it again.
-                let nearest = match parent.as_str() {
-                    "" => None,
-                    parent => Some(shared.storage.view(|tx| match tx.has(parent)? {
-                        true => Ok(tx.info(parent)?.0),
-                        false => Err(SnapshotError::ParentNotFound(parent.to_owned()).into()),
-                    })?),
-                };
-                let pending = shared.begin(kind)?;
-                let top_owner = match (root, nearest) {
-                    (Some(root), _) => Some(root),
-                    (None, Some(id)) => Some(owner(&shared.upper(id))?),
-                    (None, None) => None,
-                };
-                if let Some((uid, gid)) = top_owner {
-                    let top = pending.path().join("fs");
-                    std::os::unix::fs::lchown(&top, Some(uid), Some(gid))
-                        .map_err(|error| io_error("chown", &top, &error))?;
-                }
-                Ok((pending, nearest))
-            })
-            .await?
-        };
-        let in_tx = labels.clone();
-        let tree = self
-            .storage
-            .update(move |tx| {
-                let tree = tx.create(kind, &key, &parent, &in_tx)?;
-                if tree.parents.first().copied() != nearest {
-                    return Err(SnapshotError::Replaced(parent).into());
-                }
-                pending.place(tree.id)?;
-                // Dropped with the commit, if that fails: then the folder goes as well.
-                tx.on_commit(move || pending.settle());
-                Ok(tree)
-            })
-            .await?;
-        if let Some(bytes) = limit {
-            let (upper, work) = (self.upper(tree.id), self.work(tree.id));
-            let limited = blocking(move || quota::limit(tree.id, &[&upper, &work], bytes)).await;
-            if let Err(error) = limited {
-                self.storage.update(move |tx| tx.remove(&own)).await?;
-                return Err(error);
-            }
-        }
-        Ok(self.mounts_of(&tree, &labels))
+    fn place(&self, draft: &mut Pending, id: u64) -> Result<()> {
+        draft.place(id)
     }
 
-    fn mounts_of(&self, tree: &Tree, labels: &Labels) -> Vec<Mount> {
-        mounts::plan(&mounts::Plan {
-            kind: tree.kind,
-            upper: self.upper(tree.id),
-            work: self.work(tree.id),
-            lower: tree.parents.iter().map(|id| self.upper(*id)).collect(),
-            options: &self.options,
-            idmap: if self.probe.remap_ids { idmap::options(labels) } else { Vec::new() },
-        })
+    fn settle(draft: Pending) {
+        draft.settle();
+    }
+
+    fn placed(&self, tree: &Tree, labels: &Labels) -> Result<()> {
+        match labels::max_size(labels)? {
+            Some(bytes) if tree.kind == Kind::Active => {
+                quota::limit(tree.id, &[&self.upper(tree.id), &self.work(tree.id)], bytes)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn shown(&self, id: u64, mut info: Info) -> Info {
@@ -190,6 +150,53 @@ impl Shared {
             info.labels.insert(LABEL_UPPERDIR.to_owned(), path);
         }
         info
+    }
+
+    fn mounts(&self, tree: &Tree, labels: &Labels) -> Result<Vec<Mount>> {
+        // A loss of power may take the empty folders of a young snapshot, but not its record.
+        // Only the snapshot's own: a lost layer must show.
+        let own = self.folders.tree(tree.id);
+        if !own.exists() {
+            make(&own, TREE_MODE)?;
+            make(&self.upper(tree.id), FS_MODE)?;
+            if tree.kind == Kind::Active {
+                make(&self.work(tree.id), WORK_MODE)?;
+            }
+        }
+        Ok(mounts::plan(&mounts::Plan {
+            kind: tree.kind,
+            upper: self.upper(tree.id),
+            work: self.work(tree.id),
+            lower: tree.parents.iter().map(|id| self.upper(*id)).collect(),
+            options: &self.options,
+            idmap: if self.probe.remap_ids { idmap::options(labels) } else { Vec::new() },
+        }))
+    }
+
+    fn measure(&self, id: u64, _parent: Option<u64>) -> Result<Usage> {
+        measure(&self.upper(id))
+    }
+
+    fn seal(
+        &self,
+        id: u64,
+        parent: Option<u64>,
+        _before: &Info,
+        _labels: &mut Labels,
+    ) -> Result<(Usage, Box<dyn Send>)> {
+        Ok((self.measure(id, parent)?, Box::new(())))
+    }
+
+    fn removed(&self, id: u64, _kind: Kind, labels: &Labels) -> Result<()> {
+        if labels.contains_key(LABEL_MAX_SIZE) {
+            quota::unlimit(id, &self.config.root_path);
+        }
+        // Else the folder goes with the cleanup.
+        if self.config.sync_remove { self.folders.remove(id) } else { Ok(()) }
+    }
+
+    fn cleanup(&self, storage: &Storage) -> Result<()> {
+        self.folders.cleanup(storage)
     }
 }
 
@@ -206,115 +213,6 @@ fn owner(path: &Path) -> Result<(u32, u32)> {
         Error::from(io_error("stat", path, &error)).context("failed to stat parent")
     })?;
     Ok((metadata.uid(), metadata.gid()))
-}
-
-#[async_trait]
-impl Snapshotter for OverlaySnapshotter {
-    async fn stat(&self, key: &str) -> Result<Info> {
-        let (id, info, _) = self.shared.storage.view(|tx| tx.info(key))?;
-        Ok(self.shared.shown(id, info))
-    }
-
-    async fn update(&self, info: &Info, fields: &[UpdateField]) -> Result<Info> {
-        let (mut new, fields) = (info.clone(), fields.to_vec());
-        // Shown, never stored.
-        new.labels.remove(LABEL_UPPERDIR);
-        let (id, info) = self
-            .shared
-            .storage
-            .update(move |tx| {
-                let info = tx.update(&new, &fields)?;
-                Ok((tx.view()?.info(&info.name)?.0, info))
-            })
-            .await?;
-        Ok(self.shared.shown(id, info))
-    }
-
-    async fn usage(&self, key: &str) -> Result<Usage> {
-        let (id, info, usage) = self.shared.storage.view(|tx| tx.info(key))?;
-        if info.kind != Kind::Active {
-            return Ok(usage);
-        }
-        let path = self.shared.upper(id);
-        blocking(move || measure(&path)).await
-    }
-
-    async fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
-        let (tree, labels) =
-            self.shared.storage.view(|tx| Ok((tx.tree(key)?, tx.info(key)?.1.labels)))?;
-        let shared = Arc::clone(&self.shared);
-        blocking(move || {
-            // A loss of power may take the empty folders of a young snapshot, but not its record.
-            // Only the snapshot's own: a lost layer must show.
-            let own = shared.folders.tree(tree.id);
-            if !own.exists() {
-                make(&own, TREE_MODE)?;
-                make(&shared.upper(tree.id), FS_MODE)?;
-                if tree.kind == Kind::Active {
-                    make(&shared.work(tree.id), WORK_MODE)?;
-                }
-            }
-            Ok(shared.mounts_of(&tree, &labels))
-        })
-        .await
-    }
-
-    async fn prepare(&self, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>> {
-        Arc::clone(&self.shared).create(Kind::Active, key, parent, labels).await
-    }
-
-    async fn view(&self, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>> {
-        Arc::clone(&self.shared).create(Kind::View, key, parent, labels).await
-    }
-
-    async fn commit(&self, name: &str, key: &str, labels: Labels, parent: &str) -> Result<()> {
-        let context = |error: Error| error.context(format!("failed to commit snapshot {key}"));
-        let (id, info, _) = self.shared.storage.view(|tx| tx.info(key))?;
-        if info.kind != Kind::Active {
-            return Err(context(SnapshotError::NotActive(key.to_owned()).into()));
-        }
-        let path = self.shared.upper(id);
-        let usage = blocking(move || measure(&path)).await?;
-        let (name, owned, parent) = (name.to_owned(), key.to_owned(), parent.to_owned());
-        self.shared
-            .storage
-            .update(move |tx| tx.commit(id, &owned, &name, usage, &labels, &parent))
-            .await
-            .map_err(context)
-    }
-
-    async fn remove(&self, key: &str) -> Result<()> {
-        let owned = key.to_owned();
-        let (id, limited) = self
-            .shared
-            .storage
-            .update(move |tx| {
-                let limited = tx.view()?.info(&owned)?.1.labels.contains_key(LABEL_MAX_SIZE);
-                Ok((tx.remove(&owned)?.0, limited))
-            })
-            .await
-            .map_err(|error| error.context(format!("failed to remove snapshot {key}")))?;
-        if limited {
-            let root = self.shared.config.root_path.clone();
-            blocking(move || {
-                quota::unlimit(id, &root);
-                Ok(())
-            })
-            .await?;
-        }
-        if self.shared.config.sync_remove { self.cleanup().await } else { Ok(()) }
-    }
-
-    async fn list(&self, filters: &[String]) -> Result<Vec<Info>> {
-        let filter = labels::parse(filters)?;
-        let list = self.shared.storage.view(|tx| tx.list(&filter))?;
-        Ok(list.into_iter().map(|(id, info)| self.shared.shown(id, info)).collect())
-    }
-
-    async fn cleanup(&self) -> Result<()> {
-        let shared = Arc::clone(&self.shared);
-        blocking(move || shared.folders.cleanup(&shared.storage)).await
-    }
 }
 
 /// What a folder takes. Blocks.
