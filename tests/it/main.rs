@@ -52,11 +52,19 @@ pub(crate) use with_both_ctrs;
 /// Skips a test with a printed reason.
 macro_rules! skip {
     ($($reason:tt)*) => {{
-        println!("skipped: {}", format_args!($($reason)*));
+        $crate::say_skipped(format_args!($($reason)*));
         return Ok(());
     }};
 }
 pub(crate) use skip;
+
+/// Says that the test that runs is skipped, past what is kept back of tests that pass.
+fn say_skipped(reason: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("a test");
+    let _ = writeln!(std::io::stderr(), "skipped {name}: {reason}");
+}
 
 /// The three pairs of daemon and shim that Debian has, for tests that compare.
 const DEBIAN: [Maker; 2] = [Maker::Bookworm, Maker::Forky];

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use e2e::world::{IMAGE, Options, check_empty};
 use e2e::{Maker, Running, Table, World, image, programs, wait};
+use rustix::process::Signal;
 
 use crate::skip;
 
@@ -122,12 +123,14 @@ fn with_snapshotter(snapshotter: &Snapshotter, ctr: Maker) {
             Ok(())
         })?;
 
-        // Killed: its own snapshots cannot be had, those of others can, and tasks run on.
-        drop(proxy);
-        world.ctr_fails(&format!("snapshots {own} prepare three {}", layers[0]))?;
+        // One that hangs keeps nobody else waiting; nor does one that is killed, whose own
+        // snapshots cannot be had. Tasks run on.
+        proxy.signal(Signal::STOP)?;
         world.ctr(&format!("images import {local} {}", archive.display()))?;
         let output = world.ctr(&format!("run --rm {IMAGE} other echo others"))?;
         ensure!(output == "others\n", "{output}");
+        drop(proxy);
+        world.ctr_fails(&format!("snapshots {own} prepare three {}", layers[0]))?;
         ensure!(world.ctr("tasks exec --exec-id f two cat /file")? == "mine\n");
 
         let proxy = start(world, snapshotter, &program)?;

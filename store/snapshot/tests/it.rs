@@ -1,5 +1,5 @@
 //! The snapshotters against the common contract, and what is particular to each.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests; skips are printed")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "it/disks.rs"]
 mod disks;
@@ -17,6 +17,12 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use store_snapshot::{NativeSnapshotter, OverlayConfig, OverlaySnapshotter, Snapshotter};
 use tempfile::TempDir;
 
+/// Says that a test is skipped, past what is kept back of tests that pass.
+fn say_skipped(reason: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+}
+
 /// A folder in memory: unlinking on a disk that discards costs a millisecond each.
 fn folder() -> TempDir {
     tempfile::Builder::new().prefix("store-snapshot-").tempdir_in("/dev/shm").unwrap()
@@ -28,7 +34,7 @@ fn in_namespace<F: Future<Output = ()>>(
     test: impl FnOnce(PathBuf) -> F + Send + 'static,
 ) {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: mounting needs root");
+        say_skipped("mounting needs root");
         return;
     }
     let folder = folder();

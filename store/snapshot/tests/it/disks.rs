@@ -16,7 +16,7 @@ use store_snapshot::{
     ErofsConfig, ErofsSnapshotter, LABEL_MAX_SIZE, OverlaySnapshotter, Snapshotter,
 };
 
-use super::{in_namespace, numbered, overlay_config};
+use super::{in_namespace, numbered, overlay_config, say_skipped};
 
 type Making = Pin<Box<dyn Future<Output = Arc<dyn Snapshotter>> + Send>>;
 
@@ -31,7 +31,7 @@ const MACHINE: &str = "IRONHULL_MACHINE";
 /// Says why a test is skipped.
 fn skip(reason: &str) {
     assert!(std::env::var_os(MACHINE).is_none(), "the machine lacks something: {reason}");
-    println!("skipped: {reason}");
+    say_skipped(reason);
 }
 
 /// Has the kernel load what it has as a module. There may be none, and no program for it.
@@ -620,7 +620,7 @@ fn overlay_quota(kind: &'static str, options: &'static [&'static str]) {
         let disk = match TempMount::new(&[mount], Some(&work)) {
             Ok(disk) => disk,
             Err(error) => {
-                println!("skipped: this kernel has no quotas of projects on {kind}: {error}");
+                say_skipped(&format!("this kernel has no quotas of projects on {kind}: {error}"));
                 return;
             }
         };

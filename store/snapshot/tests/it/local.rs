@@ -12,7 +12,7 @@ use store_snapshot::{
     LABEL_GID_MAPPING, LABEL_UID_MAPPING, OverlayConfig, OverlaySnapshotter, Snapshotter,
 };
 
-use super::{in_namespace, native, numbered, overlay, overlay_config};
+use super::{in_namespace, native, numbered, overlay, overlay_config, say_skipped};
 
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(folder)
@@ -249,7 +249,7 @@ fn mapped_ids_own_the_top() {
         if open.capabilities().contains(&"remap-ids") {
             assert_eq!(mounts[0].options[..2], ["uidmap=0:1000:10", "gidmap=0:2000:10"]);
         } else {
-            println!("skipped in part: this kernel mounts no overlay with mapped ids");
+            say_skipped("in part: this kernel mounts no overlay with mapped ids");
             assert!(mounts[0].options[0].starts_with("workdir="));
         }
         let error = store.prepare("bad", "", map("x", "0:0:1")).await.unwrap_err();
