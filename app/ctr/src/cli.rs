@@ -8,8 +8,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::command::{
-    containers, content, deprecations, events, images, info, leases, namespaces, oci, operations,
-    plugins, run, snapshots, tasks, version,
+    containers, content, deprecations, disk, events, images, info, leases, namespaces, oci,
+    operations, plugins, run, snapshots, tasks, version,
 };
 use crate::connection::Connection;
 use crate::{Outcome, arguments};
@@ -38,6 +38,8 @@ enum Command {
     /// Manage content
     #[command(subcommand)]
     Content(content::Command),
+    /// Explain what takes space, and who needs it
+    Disk(disk::Disk),
     /// Display containerd events
     #[command(visible_alias = "event")]
     Events(events::Events),
@@ -91,6 +93,7 @@ impl Cli {
             Command::Version => version::run(connection).await,
             Command::Containers(command) => command.run(connection).await,
             Command::Content(command) => command.run(connection).await,
+            Command::Disk(command) => command.run(connection).await,
             Command::Events(command) => command.run(connection).await,
             Command::Images(command) => command.run(connection).await,
             Command::Leases(command) => command.run(connection).await,

@@ -3,6 +3,7 @@
 pub(crate) mod containers;
 pub(crate) mod content;
 pub(crate) mod deprecations;
+pub(crate) mod disk;
 pub(crate) mod events;
 pub(crate) mod images;
 pub(crate) mod info;

@@ -1,6 +1,7 @@
 //! `snapshots`.
 
 mod diff;
+mod prune;
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -72,6 +73,8 @@ enum Command {
         /// Key, then the parent
         words: Vec<String>,
     },
+    /// Remove snapshots that no image, container or lease needs
+    Prune(prune::Prune),
     /// Remove snapshots
     #[command(visible_aliases = ["del", "remove", "rm"], name = "delete")]
     Delete {
@@ -162,6 +165,7 @@ impl Snapshots {
                 }
                 _ => usage(&["snapshots", "view"]),
             },
+            Command::Prune(prune) => prune.run(reached().await?).await,
             Command::Delete { keys } => reached().await?.delete(keys).await,
             Command::Label { words } => reached().await?.label(words).await,
             Command::Tree => reached().await?.tree().await,
