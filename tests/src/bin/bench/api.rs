@@ -1,6 +1,7 @@
 //! What the measures call, without a client program between.
 
 use std::path::Path;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -8,6 +9,8 @@ use api_grpc::containers::containers_client::ContainersClient;
 use api_grpc::containers::{
     Container, CreateContainerRequest, DeleteContainerRequest, GetContainerRequest,
 };
+use api_grpc::images::images_client::ImagesClient;
+use api_grpc::images::{CreateImageRequest, Image, ListImagesRequest};
 use api_grpc::leases::leases_client::LeasesClient;
 use api_grpc::leases::{CreateRequest, DeleteRequest};
 use api_grpc::snapshots::snapshots_client::SnapshotsClient;
@@ -22,7 +25,7 @@ use api_grpc::tasks::{
 use api_grpc::version::version_client::VersionClient;
 use api_grpc::{LEASE_HEADER, MAX_MESSAGE_SIZE, NAMESPACE_HEADER};
 use api_shim::process::Status;
-use api_shim::types::Mount;
+use api_shim::types::{Descriptor, Mount};
 use api_shim::typeurl;
 use e2e::World;
 use e2e::world::IMAGE;
@@ -42,6 +45,27 @@ const CALL_LIMIT: Duration = Duration::from_secs(60);
 /// The kernel gives no epoll instance.
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// Waits for all of them; gives the first error.
+///
+/// # Errors
+///
+/// That of one of them; the others are dropped.
+pub async fn all(futures: Vec<impl Future<Output = Result<()>>>) -> Result<()> {
+    let mut futures: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    std::future::poll_fn(|context| {
+        let mut index = 0;
+        while index < futures.len() {
+            match futures[index].as_mut().poll(context) {
+                Poll::Pending => index += 1,
+                Poll::Ready(Ok(())) => drop(futures.swap_remove(index)),
+                Poll::Ready(error) => return Poll::Ready(error),
+            }
+        }
+        if futures.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await
 }
 
 /// One connection of one client.
@@ -72,7 +96,8 @@ impl Lane {
         Ok(Lane { channel, namespace: namespace.parse()? })
     }
 
-    fn request<T>(&self, message: T) -> tonic::Request<T> {
+    /// `message` for the namespace of this client.
+    pub fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         request.metadata_mut().insert(NAMESPACE_HEADER, self.namespace.clone());
         request
@@ -82,12 +107,22 @@ impl Lane {
         ContainersClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_SIZE)
     }
 
+    fn images(&self) -> ImagesClient<Channel> {
+        ImagesClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_SIZE)
+    }
+
     fn tasks(&self) -> TasksClient<Channel> {
         TasksClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_SIZE)
     }
 
     fn snapshots(&self) -> SnapshotsClient<Channel> {
         SnapshotsClient::new(self.channel.clone())
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     fn leases(&self) -> LeasesClient<Channel> {
@@ -142,6 +177,50 @@ impl Lane {
         let message = DeleteRequest { id: id.to_owned(), sync: false };
         self.leases().delete(self.request(message)).await.context("Leases.Delete")?;
         Ok(())
+    }
+
+    /// Deletes a lease, and waits until all that nothing else holds is gone.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn delete_lease_sync(&self, id: &str) -> Result<()> {
+        let message = DeleteRequest { id: id.to_owned(), sync: true };
+        self.leases().delete(self.request(message)).await.context("Leases.Delete")?;
+        Ok(())
+    }
+
+    /// Makes the record of an image with two labels: one write. Its content is nowhere.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn create_image(&self, name: &str, number: usize) -> Result<()> {
+        let labels = [("maker", "bench"), ("io.cri-containerd.image", "managed")];
+        let image = Image {
+            name: name.to_owned(),
+            labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            target: Some(Descriptor {
+                media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
+                digest: format!("sha256:{number:064x}"),
+                size: 1234,
+                ..Descriptor::default()
+            }),
+            ..Image::default()
+        };
+        let message = CreateImageRequest { image: Some(image), ..CreateImageRequest::default() };
+        self.images().create(self.request(message)).await.context("Images.Create")?;
+        Ok(())
+    }
+
+    /// How many images a list has.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn count_images(&self, filters: Vec<String>) -> Result<usize> {
+        let answer = self.images().list(self.request(ListImagesRequest { filters })).await;
+        Ok(answer.context("Images.List")?.into_inner().images.len())
     }
 
     /// How many committed snapshots there are.

@@ -7,11 +7,14 @@
 
 mod api;
 mod churn;
+mod collect;
+mod content;
 mod cycles;
 mod exec;
 mod image;
 mod import;
 mod latency;
+mod list;
 mod machine;
 mod memory;
 mod metadata;
@@ -22,6 +25,7 @@ mod rounds;
 mod run;
 mod shim;
 mod side;
+mod slow;
 mod timed;
 mod v0;
 
@@ -72,6 +76,14 @@ enum Measure {
     Import,
     /// Metadata writes per second.
     Metadata,
+    /// A blob of 256 MiB, written and read.
+    ContentLarge,
+    /// Blobs of 4 KiB per second.
+    ContentSmall,
+    /// A list of 10,000 images.
+    List,
+    /// How long writers wait while garbage is collected.
+    Collect,
     /// Latency of one call.
     Latency,
     /// Start of a shim.
@@ -100,6 +112,10 @@ impl Measure {
             Measure::Cycles => cycles::measure(plan),
             Measure::Import => import::measure(plan),
             Measure::Metadata => metadata::measure(plan),
+            Measure::ContentLarge => content::large(plan),
+            Measure::ContentSmall => content::small(plan),
+            Measure::List => list::measure(plan),
+            Measure::Collect => collect::measure(plan),
             Measure::Latency => latency::measure(plan),
             Measure::Shim => shim::measure(plan),
             Measure::Exec => exec::measure(plan),

@@ -13,6 +13,8 @@ pub enum Unit {
     Seconds,
     /// Events in a second.
     PerSecond,
+    /// Bytes in a second.
+    BytesPerSecond,
 }
 
 /// What architecture and specification promise.
@@ -90,6 +92,7 @@ impl fmt::Display for Row {
 fn show(unit: Unit, value: f64) -> String {
     match unit {
         Unit::Bytes => format!("{} MiB", digits(value / 1_048_576.0)),
+        Unit::BytesPerSecond => format!("{} MiB/s", digits(value / 1_048_576.0)),
         Unit::PerSecond => format!("{}/s", digits(value)),
         Unit::Seconds if value >= 1.0 => format!("{} s", digits(value)),
         Unit::Seconds if value >= 1e-3 => format!("{} ms", digits(value * 1e3)),
@@ -182,5 +185,6 @@ mod tests {
         assert_eq!(show(Unit::Seconds, 0.0123), "12.3 ms");
         assert_eq!(show(Unit::Seconds, 0.000_045), "45.0 us");
         assert_eq!(show(Unit::PerSecond, 1234.4), "1234/s");
+        assert_eq!(show(Unit::BytesPerSecond, 1_572_864.0), "1.50 MiB/s");
     }
 }
