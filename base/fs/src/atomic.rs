@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// Tries for the name of a new file beside the old one. Random, so one is enough in practice.
 const MAX_NAMES: usize = 100;
@@ -66,7 +66,9 @@ pub fn write_atomic(
             .map_err(|errno| Error::new("chmod", path, errno))?;
         if durable {
             // DURABILITY: the content before the name that leads to it.
-            rustix::fs::fsync(&file).map_err(|errno| Error::new("fsync", path, errno))?;
+            failpoint::hit("fs.atomic.sync")
+                .and_then(|()| rustix::fs::fsync(&file))
+                .map_err(|errno| Error::new("fsync", path, errno))?;
         }
         rustix::fs::renameat(&folder_fd, &temporary, &folder_fd, name)
             .map_err(|errno| Error::new("rename", path, errno))
@@ -78,7 +80,9 @@ pub fn write_atomic(
     }
     if durable {
         // DURABILITY: the new name; from here on the file is the record.
-        rustix::fs::fsync(&folder_fd).map_err(|errno| Error::new("fsync", folder, errno))?;
+        failpoint::hit("fs.atomic.sync-name")
+            .and_then(|()| rustix::fs::fsync(&folder_fd))
+            .map_err(|errno| Error::new("fsync", folder, errno))?;
     }
     Ok(())
 }

@@ -239,7 +239,7 @@ async fn commit(
     labels: Labels,
 ) -> Result<Digest> {
     let digest = writer.digest()?;
-    // DURABILITY: the store makes the bytes durable before their record.
+    // DURABILITY: the store makes the bytes durable before their record (content.record).
     match writer.commit(size, expected.or(Some(&digest)), labels).await {
         Ok(digest) => Ok(digest),
         Err(error) if error.is_already_exists() => Ok(digest),

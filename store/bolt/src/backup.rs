@@ -37,6 +37,8 @@ impl Db {
         let temporary = beside(to, "new");
         let made = copy(snapshot, &temporary).and_then(|shared| {
             std::fs::rename(&temporary, to)?;
+            // DURABILITY: the name of the copy.
+            base_fs::failpoint::hit_io("bolt.backup.sync-name")?;
             sync_folder(to)?;
             Ok(shared)
         });

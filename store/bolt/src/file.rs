@@ -105,7 +105,9 @@ pub(crate) fn create(file: &File, path: &Path, options: &Options) -> Result<(), 
         if options.no_sync {
             return Ok(());
         }
+        base_fs::failpoint::hit_io("bolt.create.sync")?;
         file.sync_all()?;
+        base_fs::failpoint::hit_io("bolt.create.sync-name")?;
         match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
             _ => Ok(()),

@@ -186,7 +186,8 @@ impl Differ for WalkingDiffer {
         let mut labels = options.labels;
         labels.insert(LABEL_UNCOMPRESSED.to_owned(), diff_id.to_string());
         let digest = writer.digest()?;
-        // DURABILITY: the commit makes the bytes durable before it makes their record.
+        // DURABILITY: the commit makes the bytes durable before it makes their record
+        // (content.record).
         match writer.commit(0, Some(&digest), labels).await {
             Ok(_) => {}
             Err(error) if error.is_already_exists() => {}

@@ -214,7 +214,8 @@ impl Update<'_, '_> {
         labels.retain(|_, value| !value.is_empty());
         let now = SystemTime::now();
         let blob = Blob { digest: digest.clone(), size, labels, created_at: now, updated_at: now };
-        // DURABILITY: the content's file was synced before; this makes it the namespace's.
+        // DURABILITY: the content's file was synced before; this makes it the namespace's
+        // (content.record).
         blob.encode(&mut self.create(scope, &[CONTENT, BLOB, key])?)?;
         Ok(Committed::Blob(blob))
     }

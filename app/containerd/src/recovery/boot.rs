@@ -79,7 +79,7 @@ impl Marker {
     }
 
     fn write(&self, state: &str) {
-        // DURABILITY: what the next start believes.
+        // DURABILITY: what the next start believes (fs.atomic.sync, fs.atomic.sync-name).
         if let Err(error) =
             base_fs::write_atomic(&self.path, self.text(state).as_bytes(), 0o600, true)
         {

@@ -181,7 +181,9 @@ fn io(action: &'static str, path: &Path, source: std::io::Error) -> Error {
 
 fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     // DURABILITY: the file was synced; this name makes it the database.
-    fs::rename(from, to).map_err(|source| io("rename", from, source))?;
+    base_fs::failpoint::hit_io("recovery.database.name")
+        .and_then(|()| fs::rename(from, to))
+        .map_err(|source| io("rename", from, source))?;
     if let Some(folder) = to.parent()
         && let Err(error) = base_fs::fsync_dir(folder)
     {

@@ -66,6 +66,11 @@ pub(super) fn run(path: &Path, tally: &mut Tally) -> Result<(), Error> {
             let names: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
             put(&mut out.create_bucket_if_missing(&names)?, &values)
         })?;
+        base_fs::failpoint::hit_io("recovery.record.remove").map_err(|source| Error::Io {
+            action: "quarantine",
+            path: path.to_path_buf(),
+            source: source.into(),
+        })?;
         let [namespace, kind, key] = fault.path;
         db.update(move |out| {
             let names: [&[u8]; 3] = [b"v1", &namespace, &kind];

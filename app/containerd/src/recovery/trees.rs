@@ -174,6 +174,7 @@ async fn mend(
         rustix::fs::renameat_with(CWD, &fresh, CWD, &old, RenameFlags::EXCHANGE)
             .with_context(|| format!("exchange {}", old.display()))?;
         // DURABILITY: the new tree was flushed before; this makes it the snapshot's.
+        base_fs::failpoint::hit("recovery.tree.exchanged")?;
         base_fs::fsync_dir(&home)?;
         note(&folder.join("metadata.db"), &tree.backend, usage)
     });

@@ -127,7 +127,7 @@ async fn write(
     writer.truncate(0).await?;
     writer.write(data).await?;
     let digest = writer.digest()?;
-    // DURABILITY: the commit makes the bytes durable before it makes their record.
+    // DURABILITY: the commit makes the bytes durable before it makes their record (content.record).
     match writer.commit(0, Some(&digest), Labels::new()).await {
         Err(error) if !error.is_already_exists() => return Err(error),
         _ => {}

@@ -82,15 +82,23 @@ impl IngestPaths {
         }
         let write = |name: &str, text: &str, sync: bool| {
             let path = self.folder.join(name);
-            let mut file =
+            let file =
                 fs::File::create_new(&path).map_err(|error| io_error("create", &path, &error))?;
-            file.write_all(text.as_bytes())
-                .and_then(|()| if sync { file.sync_data() } else { Ok(()) })
+            let last = || {
+                if !sync {
+                    return Ok(());
+                }
+                base_fs::failpoint::hit_io("content.ingest.times")?;
+                file.sync_data()
+            };
+            (&file)
+                .write_all(text.as_bytes())
+                .and_then(|()| last())
                 .map_err(|error| io_error("write", &path, &error))
         };
         write("ref", &status.reference, false)?;
         // DURABILITY: containerd fails to list ingests while a time cannot be read, so an empty
-        // one must not survive a loss of power.
+        // one must not survive a loss of power (content.ingest.times).
         write("startedat", &timestamp::format(status.started_at), true)?;
         write("updatedat", &timestamp::format(status.updated_at), true)?;
         if status.total > 0 {

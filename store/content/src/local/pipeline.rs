@@ -72,9 +72,11 @@ impl FileWork {
     /// Makes what was received durable, for a writer that continues here.
     fn keep(&mut self) -> Result<(), Error> {
         let updated_at = self.live.status().updated_at;
-        let file = self.open()?;
+        let file = Arc::clone(self.open()?);
         // DURABILITY: a later writer continues where this one stopped.
-        file.sync_data().map_err(|error| io_error("sync", &self.paths.data(), &error))?;
+        base_fs::failpoint::hit_io("content.ingest.keep")
+            .and_then(|()| file.sync_data())
+            .map_err(|error| io_error("sync", &self.paths.data(), &error))?;
         if fs::exists(&self.paths.folder).unwrap_or(false) {
             self.paths.write_updated(updated_at)?;
         }

@@ -154,12 +154,17 @@ fn make_folder(folder: &Path) -> Result<(), base_fs::Error> {
     if folder.is_dir() {
         return Ok(());
     }
-    fs::create_dir_all(folder).map_err(|error| io_error("mkdir", folder, &error))?;
-    // DURABILITY: `blobs/<algorithm>` itself, up to the root of the store.
-    for parent in folder.ancestors().skip(1).take(2) {
-        File::open(parent)
-            .and_then(|parent| parent.sync_all())
-            .map_err(|error| io_error("sync", parent, &error))?;
+    fs::create_dir_all(folder).map_err(|error| io_error("mkdir", folder, &error))
+}
+
+/// Makes the names in `folder` durable; with `above` also `blobs/<algorithm>` itself, up to the root
+/// of the store.
+fn sync_folders(folder: &Path, above: bool) -> Result<(), base_fs::Error> {
+    for folder in folder.ancestors().take(if above { 3 } else { 1 }) {
+        // DURABILITY: the folder that has the name, and the names of that.
+        failpoint::hit_io("content.folder.sync")
+            .and_then(|()| File::open(folder)?.sync_all())
+            .map_err(|error| io_error("sync", folder, &error))?;
     }
     Ok(())
 }
@@ -183,6 +188,8 @@ struct SyncState {
     begun: u64,
     /// The newest sync that ended well.
     done: u64,
+    /// Whether the folder itself has been made durable: who made it may have died before that.
+    rooted: bool,
 }
 
 impl FolderSyncs {
@@ -205,15 +212,18 @@ impl FolderSyncs {
             }
             state.running = true;
             state.begun += 1;
-            let number = state.begun;
+            let (number, above) = (state.begun, !state.rooted);
             drop(state);
-            let result = File::open(folder).and_then(|folder| folder.sync_all());
+            let result = sync_folders(folder, above);
             state = lock(&sync.state);
             state.running = false;
             sync.ended.notify_all();
             match result {
-                Ok(()) => state.done = state.done.max(number),
-                Err(error) => return Err(io_error("sync", folder, &error)),
+                Ok(()) => {
+                    state.done = state.done.max(number);
+                    state.rooted = true;
+                }
+                Err(error) => return Err(error),
             }
         }
     }
