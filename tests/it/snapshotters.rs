@@ -26,16 +26,25 @@ fn load(module: &str) {
     let _ = Command::new("modprobe").arg(module).output();
 }
 
+/// Set in the machine that is booted for these tests: there, none is skipped.
+const MACHINE: &str = "IRONHULL_MACHINE";
+
+/// The reason of a test that is skipped.
+fn reason(text: &str) -> Result<Option<String>> {
+    ensure!(std::env::var_os(MACHINE).is_none(), "the machine lacks something: {text}");
+    Ok(Some(text.to_owned()))
+}
+
 /// Why the file system cannot be had here, if it cannot.
 fn lacking(kind: &str) -> Result<Option<String>> {
     load(kind);
     let known = fs::read_to_string("/proc/filesystems")?;
     if !known.lines().any(|line| line.split_whitespace().last() == Some(kind)) {
-        return Ok(Some(format!("this kernel has no {kind}")));
+        return reason(&format!("this kernel has no {kind}"));
     }
     let program = format!("mkfs.{kind}");
     let here = Command::new(&program).arg("--version").output().is_ok();
-    Ok((!here).then(|| format!("there is no {program}")))
+    if here { Ok(None) } else { reason(&format!("there is no {program}")) }
 }
 
 /// A disk with a file system, in a file of the world.
@@ -156,6 +165,16 @@ fn on_erofs() -> Result<()> {
     Ok(())
 }
 
+/// What containers write is in an image of a fixed size, which the mount manager makes.
+#[test]
+fn on_erofs_with_a_size() -> Result<()> {
+    if let Some(reason) = lacking("erofs")? {
+        skip!("{reason}");
+    }
+    containers_on("erofs", &table("erofs", "  default_size = \"32MB\"\n"), |_| Ok(None));
+    Ok(())
+}
+
 /// Layers become images without being unpacked first.
 #[test]
 fn on_erofs_with_its_differ() -> Result<()> {
@@ -164,8 +183,10 @@ fn on_erofs_with_its_differ() -> Result<()> {
     }
     let help = Command::new("mkfs.erofs").arg("--help").output()?;
     let text = [help.stdout, help.stderr].concat();
-    if !String::from_utf8_lossy(&text).contains("--tar=") {
-        skip!("this mkfs.erofs does not read tars");
+    if !String::from_utf8_lossy(&text).contains("--tar=")
+        && let Some(reason) = reason("this mkfs.erofs does not read tars")?
+    {
+        skip!("{reason}");
     }
     let differs = "[plugins.\"io.containerd.service.v1.diff-service\"]\n  default = [\"erofs\", \"walking\"]\n";
     containers_on("erofs", &(table("erofs", "") + differs), |_| Ok(None));
@@ -236,8 +257,10 @@ impl Drop for ThinPool {
 fn on_devmapper() -> Result<()> {
     load("dm-thin-pool");
     load("loop");
-    if !fs::read_to_string("/proc/misc")?.contains("device-mapper") {
-        skip!("this kernel has no device-mapper");
+    if !fs::read_to_string("/proc/misc")?.contains("device-mapper")
+        && let Some(reason) = reason("this kernel has no device-mapper")?
+    {
+        skip!("{reason}");
     }
     let pool = ThinPool::new()?;
     let more = format!("  pool_name = {:?}\n  base_image_size = \"64MB\"\n", pool.name);

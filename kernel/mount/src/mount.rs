@@ -165,7 +165,8 @@ pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
 /// The same list for reading only.
 ///
 /// Overlays lose their upper and work folder, and the upper folder becomes the topmost lower one;
-/// every other mount gets `ro` in the place of `rw`.
+/// every other mount gets `ro` in the place of `rw`. An image that is made by its mount is written
+/// to all the same, that once.
 #[must_use]
 pub fn read_only(mounts: &[Mount]) -> Vec<Mount> {
     let mut mounts = mounts.to_vec();
@@ -174,7 +175,14 @@ pub fn read_only(mounts: &[Mount]) -> Vec<Mount> {
         if kind == "overlay" {
             overlay::make_read_only(&mut mount.options);
         } else {
+            let made_now = steps.contains(&crate::Step::Mkfs)
+                && !std::path::Path::new(&mount.source).exists();
             mount.options.retain(|option| option != "rw" && option != "ro");
+            if made_now {
+                // Its folders have to be made as well, and nobody else can have it.
+                mount.options.push("rw".to_owned());
+                continue;
+            }
             mount.options.push("ro".to_owned());
             // Somebody else may have the image mounted: its journal is not ours to replay.
             if kind == "ext4" && steps.contains(&crate::Step::Mkfs) {

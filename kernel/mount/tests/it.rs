@@ -292,6 +292,12 @@ fn temporary_mounts_for_reading_leave_the_upper_folder_alone() {
         mounted.close().unwrap();
         let bind = [mount("bind", text(&upper), &["rw", "rbind"])];
         assert_eq!(read_only(&bind)[0].options, ["rbind", "ro"]);
+        // An image that its mount makes is written to that once; one that is there never.
+        let path = base.join("image");
+        let image = [mount("mkfs/ext4", text(&path), &["rw", "loop"])];
+        assert_eq!(read_only(&image)[0].options, ["loop", "rw"]);
+        fs::write(&path, "").unwrap();
+        assert_eq!(read_only(&image)[0].options, ["loop", "ro", "noload"]);
     });
 }
 

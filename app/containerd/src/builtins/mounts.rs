@@ -13,6 +13,7 @@ use store_metadata::View;
 use store_mount::{LABEL_REFERENCE, MountManager, Owner};
 use tokio::sync::Notify;
 
+use super::snapshotters::{EROFS, ErofsTable};
 use super::{Surroundings, platform};
 
 /// The type of the mount manager.
@@ -29,11 +30,18 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
         context.platforms.push(platform());
         Ok(())
     }));
-    let root = surroundings.config.root.clone();
+    let around = Rc::clone(surroundings);
     let requires = &[types::METADATA, HANDLER];
     graph.register(Registration::new(MANAGER, "bolt", requires, move |context| {
         let stores: Arc<Stores> = context.single(types::METADATA)?;
-        let manager = MountManager::open(&context.state, &[root])?;
+        // Images and folders are made below the daemon's root, and where the snapshotter whose
+        // mounts ask for them was put.
+        let mut roots = vec![around.config.root.clone()];
+        let erofs: ErofsTable = around.tables.peek(EROFS)?;
+        if !erofs.root_path.is_empty() {
+            roots.push(erofs.root_path.into());
+        }
+        let manager = MountManager::open(&context.state, &roots)?;
         collect_with(&manager, &stores);
         Ok(manager)
     }));
