@@ -12,9 +12,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::container::{Container, Note};
 use crate::engine::{BUNDLE_LABEL, Engine, blocking};
+use crate::legacy::{self, live};
 use crate::process::Stdio;
 use crate::state::{Found, INIT};
-use crate::{Kind, legacy, state};
+use crate::{Kind, state};
 
 /// How long a shim may take to be reconnected before its container is taken for one that lives.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -128,7 +129,7 @@ impl Engine {
         for (path, id) in &found.gone {
             // Without a recorded exit it was a start that failed.
             if let Some((status, time)) = state::read_exit(&path.join(INIT))
-                && !self.log.has_exit(id, INIT, time)
+                && !self.log.has(Kind::Exit, id, INIT, time)
             {
                 self.log.append(Kind::Exit, id, INIT, status);
             }
@@ -194,7 +195,7 @@ impl Engine {
         let id = &container.id;
         for (path, name) in state::gone_processes(&self.state.container(id)) {
             if let Some((status, time)) = state::read_exit(&path)
-                && !self.log.has_exit(id, &name, time)
+                && !self.log.has(Kind::Exit, id, &name, time)
             {
                 self.log.append(Kind::Exit, id, &name, status);
             }
@@ -202,21 +203,45 @@ impl Engine {
         }
         match verdict {
             Verdict::Live => {
-                if state::read_pid(&self.state.process(id, INIT)).is_none() {
-                    // The last daemon died right after the start.
-                    self.log.append(Kind::StartContainer, id, "", 0);
-                    self.state.write_pid(id, INIT, container.pid());
-                }
+                self.tell_start(&container);
                 self.adopt_execs(&container, execs);
                 self.watch(&container, noted).await;
             }
+            // What its shim has left, the runtime takes away.
+            Verdict::Ended(_) if !container.stored.shim.is_empty() => self.bury(&container).await,
             Verdict::Ended(status) => {
+                self.tell_start(&container);
                 self.adopt_execs(&container, execs);
                 self.end(&container, status).await;
             }
             Verdict::Unstarted => self.discard(&container, true).await,
-            Verdict::Foreign => self.bury(&container).await,
+            // Nobody was told of one that never came to a process.
+            Verdict::Foreign if !self.was_told(&container) => self.discard(&container, true).await,
+            Verdict::Foreign => self.keep(&container, execs).await,
         }
+    }
+
+    /// Tells the start of a container if the last daemon died before it could, so that no exit is
+    /// told without a start. The pid is recorded right after the telling.
+    fn tell_start(&self, container: &Container) {
+        if !self.was_told(container) {
+            let id = &container.id;
+            self.log.append(Kind::StartContainer, id, "", 0);
+            self.state.write_pid(id, INIT, container.pid());
+        }
+    }
+
+    /// True if the start of a container was told, as far as this can be known: one of the real 0.2,
+    /// which kept no log over restarts, counts as soon as it has a process.
+    fn was_told(&self, container: &Container) -> bool {
+        let id = &container.id;
+        let init = self.state.process(id, INIT);
+        if !container.stored.shim.is_empty() {
+            return init.is_dir();
+        }
+        let claimed = self.state.claimed(id, None);
+        state::read_pid(&init).is_some()
+            || claimed.is_some_and(|at| self.log.has(Kind::StartContainer, id, "", at))
     }
 
     /// Goes on with the execs of a container.
@@ -236,8 +261,11 @@ impl Engine {
             self.finish_exec(container, name, stdio, status).await;
             return;
         }
-        let started = state::read_pid(&self.state.process(id, name)).is_some();
-        if !started {
+        let told = || {
+            let claimed = self.state.claimed(id, Some(name));
+            claimed.is_none_or(|claimed| self.log.has(Kind::StartProcess, id, name, claimed))
+        };
+        if state::read_pid(&self.state.process(id, name)).is_none() && !told() {
             match self.supervisor.get(self.namespace(), id, name).await {
                 Ok(process) if process.pid != 0 => {
                     container.set_pid(name, process.pid);
@@ -251,7 +279,31 @@ impl Engine {
         self.watch_exec(container, name, stdio).await;
     }
 
-    /// Ends and reports what a real 0.2 has left below its own shim.
+    /// Looks after a container below a shim of the real 0.2 until that shim has ended.
+    async fn keep(self: &Arc<Self>, container: &Arc<Container>, execs: Vec<String>) {
+        let id = &container.id;
+        let init = self.state.process(id, INIT);
+        if live::is_watched(&init) {
+            container.set_old();
+            tracing::info!(id, "container below a shim of 0.2");
+            for name in execs {
+                let Some(process) = container.process(&name) else { continue };
+                let (engine, ours) = (Arc::clone(self), Arc::clone(container));
+                container.run_exec(async move {
+                    engine.watch_exec(&ours, &name, &process.stdio).await;
+                });
+            }
+            let oom = live::watch_oom(&init, || self.log.append(Kind::Oom, id, "", 0));
+            tokio::select! {
+                () = live::ended(&init) => {}
+                () = oom => {}
+            }
+            self.finish_execs(container).await;
+        }
+        self.bury(container).await;
+    }
+
+    /// Ends and reports what is left of a container without a shim.
     async fn bury(&self, container: &Arc<Container>) {
         let id = &container.id;
         let mut names = container.exec_names();

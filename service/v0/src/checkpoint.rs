@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ApiError;
 use crate::engine::{Engine, blocking};
+use crate::legacy::live;
 
 /// Mode of a checkpoint's folder; as in 0.2.
 const MODE: u32 = 0o755;
@@ -96,18 +97,25 @@ impl Engine {
         };
         let place = path.clone();
         blocking(move || make(&place, &asked)).await?;
-        let options = Some(typeurl::encode(&options));
-        let made = self
-            .supervisor
-            .checkpoint(self.namespace(), &container.id, &text(&path), options)
-            .await;
+        let made = if container.is_old() {
+            let words = words(&options, &container.id);
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            live::command(&container.stored, &words, Vec::new()).await.map(drop)
+        } else {
+            let options = Some(typeurl::encode(&options));
+            self.supervisor
+                .checkpoint(self.namespace(), &container.id, &text(&path), options)
+                .await
+                .map(drop)
+                .map_err(|error| ApiError::of_command(&error))
+        };
         if let Err(error) = made {
             blocking(move || {
                 crate::state::remove(&path);
                 Ok(())
             })
             .await?;
-            return Err(ApiError::of_command(&error));
+            return Err(error);
         }
         Ok(())
     }
@@ -140,6 +148,26 @@ impl Engine {
         let folder = folder(&container.stored.bundle, &request.checkpoint_dir);
         blocking(move || list(&folder)).await
     }
+}
+
+/// The runtime's words for a checkpoint with `options`, for a container below a shim of 0.2.
+fn words(options: &runc::CheckpointOptions, id: &str) -> Vec<String> {
+    let mut words = ["checkpoint", "--image-path", &options.image_path, "--work-path"]
+        .map(str::to_owned)
+        .to_vec();
+    words.push(options.work_path.clone());
+    let flags = [
+        (!options.exit, "--leave-running"),
+        (options.terminal, "--shell-job"),
+        (options.open_tcp, "--tcp-established"),
+        (options.external_unix_sockets, "--ext-unix-sk"),
+    ];
+    words.extend(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| (*flag).to_owned()));
+    for namespace in &options.empty_namespaces {
+        words.extend(["--empty-ns".to_owned(), namespace.clone()]);
+    }
+    words.push(id.to_owned());
+    words
 }
 
 /// Makes the folder of a checkpoint, with what is known about it.

@@ -52,6 +52,8 @@ pub(crate) struct Container {
 struct Inner {
     /// It was started, and whoever asked for it is answered.
     started: bool,
+    /// It runs below a shim of the real 0.2; see `legacy`.
+    old: bool,
     /// It has ended: nothing can be added.
     ending: bool,
     processes: BTreeMap<String, Process>,
@@ -86,6 +88,16 @@ impl Container {
 
     pub(crate) fn is_started(&self) -> bool {
         self.lock().started
+    }
+
+    /// From now on it is known to run below a shim of the real 0.2.
+    pub(crate) fn set_old(&self) {
+        self.lock().old = true;
+    }
+
+    /// True if the supervisor does not know it, because it runs below a shim of the real 0.2.
+    pub(crate) fn is_old(&self) -> bool {
+        self.lock().old
     }
 
     /// Adds a process.
@@ -131,6 +143,11 @@ impl Container {
         let inner = self.lock();
         let running = inner.processes.values().filter(|process| process.message.system_pid != 0);
         running.map(|process| process.message.clone()).collect()
+    }
+
+    /// How many processes there are, the first among them.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().processes.len()
     }
 
     /// The names of all processes but the first.

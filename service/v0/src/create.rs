@@ -11,7 +11,7 @@ use base_errors::{Class, Coded as _};
 use runtime_supervisor::{CreateTask, Runtime};
 use rustix::io::Errno;
 use store_metadata::Container as Record;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::container::{Container, Note};
@@ -48,6 +48,7 @@ impl Engine {
 
     /// The life of a container, from the claim on its name to its last event.
     async fn run_container(self: Arc<Self>, request: v0::CreateContainerRequest, answer: Answer) {
+        let begin = Instant::now();
         let (container, noted) = match self.claim(&request) {
             Ok(claimed) => claimed,
             Err(error) => {
@@ -56,19 +57,21 @@ impl Engine {
                 return;
             }
         };
+        self.timers.create.since(begin);
         // Never closed.
-        let place = Arc::clone(&self.workers).acquire_owned().await.ok();
-        match self.start(&container, &request).await {
+        let mut place = Arc::clone(&self.workers).acquire_owned().await.ok();
+        match self.start(&container, &request, &mut place).await {
             Ok(()) => {
-                drop(place);
                 container.set_started();
+                self.timers.start.since(begin);
                 self.log.append(Kind::StartContainer, &container.id, "", 0);
+                self.state.write_pid(&container.id, INIT, container.pid());
                 let _ = answer.send(Ok(describe(&container, "running", Vec::new())));
                 self.watch(&container, noted).await;
             }
             Err(ApiError::StartTimeout) => {
                 // What hangs may hang for longer; its caller need not. The place comes free with
-                // the supervisor's.
+                // the supervisor's, so that the next one's time is its own.
                 let _ = answer.send(Err(ApiError::StartTimeout));
                 self.discard(&container, true).await;
             }
@@ -120,6 +123,7 @@ impl Engine {
         &self,
         container: &Arc<Container>,
         request: &v0::CreateContainerRequest,
+        place: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<(), ApiError> {
         self.check_free(&container.id)?;
         let path = request.bundle_path.clone();
@@ -159,6 +163,8 @@ impl Engine {
         );
         let created = created.map_err(|_| ApiError::StartTimeout)?;
         let pid = created.map_err(|error| self.failed_start(&container.id, &error))?;
+        // What is left is quick: the next one can begin.
+        place.take();
         recorded?;
         container.set_pid(INIT, pid);
         // The supervisor waits for the exit from here on: a fast one is not missed.
@@ -167,7 +173,6 @@ impl Engine {
         let started = started.map_err(|_| ApiError::StartTimeout)?;
         let pid = started.map_err(|error| self.failed_start(&container.id, &error))?;
         container.set_pid(INIT, pid);
-        self.state.write_pid(&container.id, INIT, pid);
         Ok(())
     }
 

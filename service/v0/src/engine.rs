@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::container::{Container, Note};
 use crate::linger::{Ends, Linger};
+use crate::metrics::Timers;
 use crate::state::StateDir;
 use crate::{ApiError, Config, EventLog};
 
@@ -48,6 +49,7 @@ pub(crate) struct Engine {
     pub(crate) notifier: Notifier,
     pub(crate) state: StateDir,
     pub(crate) log: EventLog,
+    pub(crate) timers: Timers,
     pub(crate) linger: Linger,
     /// Places for starts.
     pub(crate) workers: Arc<Semaphore>,
@@ -73,6 +75,7 @@ impl Api {
             notifier: Notifier::new(parts.exchange.clone()),
             state: StateDir::new(config.state_dir.clone()),
             log,
+            timers: Timers::default(),
             linger: Linger::default(),
             workers: Arc::new(Semaphore::new(config.max_concurrent_starts.max(1))),
             containers: Mutex::default(),

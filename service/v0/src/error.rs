@@ -23,6 +23,12 @@ pub enum ApiError {
     /// A start took too long and was given up.
     #[error("containerd: container did not start before the specified timeout")]
     StartTimeout,
+    /// A container whose process does not run.
+    #[error("containerd: container not started")]
+    NotStarted,
+    /// A shim of 0.2 that ended, and did not say why.
+    #[error("containerd: shim exited before container process was started")]
+    ShimExited,
     /// A status other than `running` and `paused` was asked for.
     #[error("containerd: unknown container status ")]
     UnknownStatus,

@@ -261,10 +261,15 @@ impl EventLog {
         self.lock().since(from, id)
     }
 
-    /// True if the end of a process was told at `after` or later.
-    pub(crate) fn has_exit(&self, id: &str, process: &str, after: SystemTime) -> bool {
+    /// How many subscribers there are.
+    pub(crate) fn subscribers(&self) -> usize {
+        self.lock().subscribers.iter().filter(|subscriber| !subscriber.queue.is_closed()).count()
+    }
+
+    /// True if `kind` of a process was told at `after` or later.
+    pub(crate) fn has(&self, kind: Kind, id: &str, process: &str, after: SystemTime) -> bool {
         let inner = self.lock();
-        let told = |event: &&Event| event.kind == Kind::Exit.name() && event.time >= after;
+        let told = |event: &&Event| event.kind == kind.name() && event.time >= after;
         inner
             .stored
             .iter()
@@ -433,8 +438,10 @@ mod tests {
         let log = EventLog::open(folder.path(), 500).unwrap();
         let before = SystemTime::now();
         log.append(Kind::Exit, "a", "e1", 3);
-        assert!(log.has_exit("a", "e1", before));
-        assert!(!log.has_exit("a", "init", before));
-        assert!(!log.has_exit("a", "e1", SystemTime::now() + Duration::from_secs(1)));
+        assert!(log.has(Kind::Exit, "a", "e1", before));
+        assert!(!log.has(Kind::StartProcess, "a", "e1", before));
+        assert!(!log.has(Kind::Exit, "a", "init", before));
+        let later = SystemTime::now() + Duration::from_secs(1);
+        assert!(!log.has(Kind::Exit, "a", "e1", later));
     }
 }

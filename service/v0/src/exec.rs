@@ -8,10 +8,11 @@ use api_shim::typeurl;
 use base_errors::Class;
 use runtime_supervisor::ExecTask;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::container::Container;
-use crate::engine::Engine;
+use crate::engine::{Engine, blocking};
+use crate::legacy::{self, live};
 use crate::linger::Ends;
 use crate::process::{OciProcess, Stdio, StoredProcess};
 use crate::{ApiError, Kind, state};
@@ -53,6 +54,7 @@ impl Engine {
         request: v0::AddProcessRequest,
         answer: Answer,
     ) {
+        let begin = Instant::now();
         let name = request.pid.clone();
         let process = OciProcess::of_request(&request);
         let stdio = Stdio::new(&request.stdin, &request.stdout, &request.stderr);
@@ -61,11 +63,12 @@ impl Engine {
             let _ = answer.send(Err(error));
             return;
         }
-        match self.start_exec(&container.id, &name, &process, &stdio).await {
+        match self.start_exec(&container, &name, &process, &stdio).await {
             Ok(pid) => {
                 container.set_pid(&name, pid);
-                self.state.write_pid(&container.id, &name, pid);
+                self.timers.exec.since(begin);
                 self.log.append(Kind::StartProcess, &container.id, &name, 0);
+                self.state.write_pid(&container.id, &name, pid);
                 let _ = answer.send(Ok(pid));
                 self.watch_exec(&container, &name, &stdio).await;
             }
@@ -106,11 +109,22 @@ impl Engine {
 
     async fn start_exec(
         &self,
-        id: &str,
+        container: &Container,
         name: &str,
         process: &OciProcess,
         stdio: &Stdio,
     ) -> Result<u32, ApiError> {
+        let id = &container.id;
+        if container.is_old() {
+            let folder = self.state.process(id, name);
+            let limit = self.config.start_timeout;
+            let (pid, mut shim) = live::exec(&container.stored, id, &folder, limit).await?;
+            // Its end is seen by its fifo; this is for the kernel's sake.
+            self.job(async move {
+                let _ = shim.wait().await;
+            });
+            return Ok(pid);
+        }
         let json = serde_json::to_vec(process).map_err(ApiError::Spec)?;
         let exec = ExecTask {
             exec_id: name.to_owned(),
@@ -160,6 +174,13 @@ impl Engine {
 
     /// Waits for the end of an exec and tells it.
     pub(crate) async fn watch_exec(&self, container: &Container, name: &str, stdio: &Stdio) {
+        if container.is_old() {
+            let folder = self.state.process(&container.id, name);
+            live::ended(&folder).await;
+            let status = blocking(move || Ok(legacy::end_process(&folder))).await;
+            let status = status.unwrap_or(UNKNOWN_STATUS);
+            return self.finish_exec(container, name, stdio, status).await;
+        }
         let status = loop {
             match self.supervisor.wait(self.namespace(), &container.id, name).await {
                 Ok(exit) => break exit.status,
@@ -182,6 +203,7 @@ impl Engine {
         stdio: &Stdio,
         status: u32,
     ) {
+        let begin = Instant::now();
         let id = &container.id;
         self.state.write_exit(id, name, status);
         let ends = Ends::open(stdio);
@@ -196,6 +218,7 @@ impl Engine {
         container.remove(name);
         let gone = self.state.retire(id, Some(name));
         self.log.append(Kind::Exit, id, name, status);
+        self.timers.exit.since(begin);
         self.hold(ends);
         if let Some(gone) = gone {
             state::remove(&gone);

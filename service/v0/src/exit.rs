@@ -80,6 +80,33 @@ impl Engine {
 
     /// Cleans up after a container that has ended, and tells it as the last of its events.
     pub(crate) async fn end(&self, container: &Arc<Container>, status: u32) {
+        let begin = Instant::now();
+        let id = &container.id;
+        self.finish_execs(container).await;
+        self.state.write_exit(id, INIT, status);
+        let stored = &container.stored;
+        let ends = Ends::open(&Stdio::new(&stored.stdin, &stored.stdout, &stored.stderr));
+        let deleting = Instant::now();
+        tokio::join!(self.delete_task(id), self.delete_record(id));
+        self.timers.delete.since(deleting);
+        let gone = {
+            // The name comes free and the end is told in one step: nobody who takes the name is
+            // told of before.
+            let mut containers = self.containers();
+            containers.remove(id);
+            let gone = self.state.retire(id, None);
+            self.log.append(Kind::Exit, id, INIT, status);
+            self.timers.exit.since(begin);
+            gone
+        };
+        self.hold(ends);
+        if let Some(gone) = gone {
+            state::remove(&gone);
+        }
+    }
+
+    /// Waits until the ends of all execs are told; none can be added any more.
+    pub(crate) async fn finish_execs(&self, container: &Arc<Container>) {
         let id = &container.id;
         let mut execs = container.end();
         let all = async { while execs.join_next().await.is_some() {} };
@@ -92,23 +119,6 @@ impl Engine {
             let recorded = state::read_exit(&self.state.process(id, &name));
             let status = recorded.map_or(UNKNOWN_STATUS, |(status, _)| status);
             self.finish_exec(container, &name, &stdio, status).await;
-        }
-        self.state.write_exit(id, INIT, status);
-        let stored = &container.stored;
-        let ends = Ends::open(&Stdio::new(&stored.stdin, &stored.stdout, &stored.stderr));
-        tokio::join!(self.delete_task(id), self.delete_record(id));
-        let gone = {
-            // The name comes free and the end is told in one step: nobody who takes the name is
-            // told of before.
-            let mut containers = self.containers();
-            containers.remove(id);
-            let gone = self.state.retire(id, None);
-            self.log.append(Kind::Exit, id, INIT, status);
-            gone
-        };
-        self.hold(ends);
-        if let Some(gone) = gone {
-            state::remove(&gone);
         }
     }
 

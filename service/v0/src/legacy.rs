@@ -1,6 +1,9 @@
-//! What the real 0.2 has left: containers below its own shim, which nobody here can speak to.
+//! What the real 0.2 has left: containers below its own shim.
 //!
-//! They are ended as 0.2 ended those whose shim it had lost, and reported.
+//! Those that run are looked after as 0.2 did ([`live`]). What is left without a shim is ended, as
+//! 0.2 did as well, and reported.
+
+pub(crate) mod live;
 
 use std::path::Path;
 use std::process::Stdio;

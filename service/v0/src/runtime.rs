@@ -15,8 +15,9 @@ const OURS: [&str; 2] = ["--log", "--log-format"];
 
 /// The options for `program` with `arguments`.
 ///
-/// The shim knows the folder of the runtime's state and whether systemd makes control groups. For
-/// other arguments a program is kept in `root` that adds them.
+/// The shim knows the folder of the runtime's state and whether systemd makes control groups; in
+/// that folder it has one of its own for each namespace. For other arguments a program is kept in
+/// `root` that adds them.
 ///
 /// # Errors
 /// [`ApiError::Shim`] if the runtime is not installed, in 0.2's words; [`ApiError::File`].
@@ -26,7 +27,7 @@ pub(crate) fn options(
     no_pivot_root: bool,
     root: &Path,
 ) -> Result<runc::Options, ApiError> {
-    let found = find(program, &env::var_os("PATH").unwrap_or_default())
+    let found = self::program(program)
         .ok_or_else(|| ApiError::Shim(format!("{program} not installed on system")))?;
     let mut options = runc::Options {
         binary_name: program.to_owned(),
@@ -62,6 +63,11 @@ pub(crate) fn options(
         options.binary_name = wrapper(root, &found, &others)?.to_string_lossy().into_owned();
     }
     Ok(options)
+}
+
+/// The file of a program that is installed.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    find(name, &env::var_os("PATH").unwrap_or_default())
 }
 
 /// The file of a program: as it is if it has a slash, else in the folders of `search`.

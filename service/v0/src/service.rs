@@ -20,13 +20,16 @@ use api_shim::{Timestamp, typeurl};
 use futures_util::{Stream, StreamExt as _};
 use rustix::io::Errno;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::container::Container;
 use crate::create::describe;
-use crate::engine::{Api, Engine};
-use crate::{ApiError, Event, stats, time};
+use crate::engine::{Api, Engine, blocking};
+use crate::legacy::live;
+use crate::state::INIT;
+use crate::{ApiError, Event, Kind, stats, time};
 
 /// What 0.2.9 told about itself: it was never counted up.
 const VERSION: (u32, u32, u32) = (0, 2, 3);
@@ -174,6 +177,9 @@ impl Service for Api {
 impl Engine {
     async fn update_container(&self, request: UpdateContainerRequest) -> Result<(), ApiError> {
         let container = self.container(&request.id)?;
+        if container.is_old() {
+            return self.update_old(&container, &request).await;
+        }
         let (namespace, id) = (self.namespace(), &container.id);
         // COMPAT: a status makes the resources of the same request unseen.
         let done = match request.status.as_str() {
@@ -193,11 +199,38 @@ impl Engine {
         done.map_err(|error| ApiError::of_command(&error))
     }
 
+    /// As `update_container`, below a shim of the real 0.2: by the runtime alone.
+    async fn update_old(
+        &self,
+        container: &Container,
+        request: &UpdateContainerRequest,
+    ) -> Result<(), ApiError> {
+        let id = container.id.as_str();
+        let (word, kind) = match request.status.as_str() {
+            "" => {
+                let Some(resources) = &request.resources else { return Ok(()) };
+                let json =
+                    serde_json::to_vec(&linux_resources(resources)).map_err(ApiError::Spec)?;
+                live::command(&container.stored, &["update", "-r", "-", id], json).await?;
+                return Ok(());
+            }
+            "running" => ("resume", Kind::Resume),
+            "paused" => ("pause", Kind::Pause),
+            _ => return Err(ApiError::UnknownStatus),
+        };
+        live::command(&container.stored, &[word, id], Vec::new()).await?;
+        self.log.append(kind, id, "", 0);
+        Ok(())
+    }
+
     async fn signal(&self, request: &SignalRequest) -> Result<(), ApiError> {
         let container = self.container(&request.id)?;
         let exec_id = container.exec_id(&request.pid)?;
         if request.signal > MAX_SIGNAL {
             return Err(ApiError::Signal(Errno::INVAL));
+        }
+        if container.is_old() {
+            return live::signal(&self.state.process(&container.id, &request.pid), request.signal);
         }
         if request.signal == 0 {
             // Asks whether the process is there, and nothing else.
@@ -221,6 +254,16 @@ impl Engine {
         let container = self.container(&request.id)?;
         let exec_id = container.exec_id(&request.pid)?;
         let (namespace, id) = (self.namespace(), &container.id);
+        if container.is_old() {
+            let folder = self.state.process(&container.id, &request.pid);
+            if request.close_stdin {
+                live::close_stdin(&folder)?;
+            }
+            if request.width > 0 || request.height > 0 {
+                live::resize(&folder, request.width, request.height)?;
+            }
+            return Ok(());
+        }
         let failed = |error: base_errors::Error| {
             if error.is_not_found() {
                 ApiError::ProcessNotFound
@@ -257,6 +300,14 @@ impl Engine {
     }
 
     async fn describe(&self, container: &Container) -> Result<api_grpc::v0::Container, ApiError> {
+        if container.is_old() {
+            let folder = self.state.process(&container.id, INIT);
+            if !live::runs(&folder) {
+                return Ok(describe(container, "stopped", Vec::new()));
+            }
+            let pids = blocking(move || live::pids(&folder)).await.unwrap_or_default();
+            return Ok(describe(container, "running", pids));
+        }
         let task = self.supervisor.get(self.namespace(), &container.id, "").await;
         let status = match task {
             // COMPAT: a container that is paused is running.
@@ -282,19 +333,24 @@ impl Engine {
     }
 
     async fn stats(&self, id: &str) -> Result<StatsResponse, ApiError> {
+        let begin = Instant::now();
         let container = self.container(id)?;
-        let filter = format!("id=={:?}", container.id);
-        let metrics = self
-            .supervisor
-            .metrics(self.namespace(), &[filter])
-            .await
-            .map_err(|error| ApiError::Other(error.message().to_owned()))?;
-        let metric = metrics.into_iter().next();
-        let data = metric
-            .and_then(|metric| metric.data)
-            .ok_or_else(|| ApiError::Other("containerd: container not started".to_owned()))?;
+        let data = if container.is_old() {
+            let folder = self.state.process(id, INIT);
+            blocking(move || live::metrics(&folder)).await?
+        } else {
+            let filter = format!("id=={:?}", container.id);
+            let metrics = self
+                .supervisor
+                .metrics(self.namespace(), &[filter])
+                .await
+                .map_err(|error| ApiError::Other(error.message().to_owned()))?;
+            let metric = metrics.into_iter().next();
+            metric.and_then(|metric| metric.data).ok_or(ApiError::NotStarted)?
+        };
         let system_usage = kernel_cgroup::system_cpu_nanoseconds()
             .map_err(|error| ApiError::Other(error.to_string()))?;
+        self.timers.stats.since(begin);
         Ok(StatsResponse {
             network_stats: Vec::new(),
             cgroup_stats: Some(stats::convert(&data, system_usage)?),

@@ -31,8 +31,17 @@ pub(crate) struct Bundle {
 pub(crate) fn read(path: &str) -> Result<Bundle, ApiError> {
     let file = Path::new(path).join("config.json");
     let failed = |error: std::io::Error| ApiError::file("open", &file, error);
-    if std::fs::metadata(&file).map_err(failed)?.len() > MAX_SPEC {
-        return Err(ApiError::file("read", &file, Errno::FBIG));
+    let found = std::fs::metadata(&file).map_err(failed)?;
+    let refused = |errno| Err(ApiError::file("read", &file, errno));
+    if found.is_dir() {
+        return refused(Errno::ISDIR);
+    }
+    if !found.is_file() {
+        // A fifo would be waited for.
+        return refused(Errno::INVAL);
+    }
+    if found.len() > MAX_SPEC {
+        return refused(Errno::FBIG);
     }
     let bytes = std::fs::read(&file).map_err(failed)?;
     let mut spec: Value = serde_json::from_slice(&bytes).map_err(ApiError::Spec)?;
@@ -140,6 +149,12 @@ mod tests {
     fn bad_bundles_are_told() {
         let missing = read("/dev/shm/no-such-bundle").unwrap_err().to_string();
         assert_eq!(missing, "open /dev/shm/no-such-bundle/config.json: no such file or directory");
+        let folder = bundle("{}");
+        std::fs::remove_file(folder.path().join("config.json")).unwrap();
+        std::fs::create_dir(folder.path().join("config.json")).unwrap();
+        let path = folder.path().to_str().unwrap();
+        let text = format!("read {path}/config.json: is a directory");
+        assert_eq!(read(path).unwrap_err().to_string(), text);
         for bad in ["", "{", "[]x", "{\"process\": 5}", "{\"process\": {\"args\": {}}}"] {
             let folder = bundle(bad);
             assert!(

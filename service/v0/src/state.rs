@@ -7,7 +7,7 @@
 //!     state.json                      bundle, labels, streams, runtime and its arguments
 //!     <process>/                      0755; `init`, or the name of an exec
 //!       process.json                  the OCI process and its streams
-//!       pid                           its pid on the host, once it runs
+//!       pid                           its pid on the host, once its start was told
 //!       exitStatus                    how it ended, once that is known
 //!   .new-<id>/  .gone-<id>/           on its way in or out: a name that no container has
 //! ```
@@ -174,7 +174,16 @@ impl StateDir {
         }
     }
 
-    /// Records the pid of a process that runs.
+    /// When the name of a container, or of a process if one is named, was claimed.
+    pub(crate) fn claimed(&self, id: &str, process: Option<&str>) -> Option<SystemTime> {
+        let path = match process {
+            None => self.container(id).join(STATE_FILE),
+            Some(name) => self.process(id, name).join(PROCESS_FILE),
+        };
+        fs::metadata(path).and_then(|file| file.modified()).ok()
+    }
+
+    /// Records the pid of a process that runs, and that its start was told.
     pub(crate) fn write_pid(&self, id: &str, name: &str, pid: u32) {
         let path = self.process(id, name).join(PID_FILE);
         if let Err(error) = fs::write(&path, pid.to_string()) {
@@ -287,7 +296,8 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
         .ok()
 }
 
-fn read(path: &Path) -> Option<Vec<u8>> {
+/// A file of the state, unless it is far too large for one.
+pub(crate) fn read(path: &Path) -> Option<Vec<u8>> {
     let size = fs::metadata(path).ok().filter(fs::Metadata::is_file)?.len();
     if size > MAX_FILE { None } else { fs::read(path).ok() }
 }

@@ -13,7 +13,7 @@ use base_ident::Namespace;
 use futures_util::StreamExt as _;
 use runtime_event::Exchange;
 use runtime_supervisor::{Config as SupervisorConfig, NoContainers, Supervisor};
-use service_v0::{Api, Config, EventLog, Kind, Parts};
+use service_v0::{Api, Config, EventLog, Kind, Parts, Report, Sink};
 use store_metadata::Metadata;
 use tonic::{Code, Request};
 
@@ -298,4 +298,223 @@ async fn the_state_folder_is_made_by_the_first_container() {
     let world = World::new();
     let _api = world.start().await;
     assert!(!world.state_dir().exists());
+}
+
+/// A daemon that dies between the start of a container and telling it: no exit without a start, and
+/// nothing about a container that never came to a process.
+#[tokio::test]
+async fn no_exit_is_told_without_a_start() {
+    let world = World::new();
+    let ended: &[(&str, &str)] = &[("exitStatus", "7")];
+    let ours = |id: &str, processes: &[(&str, &[(&str, &str)])]| {
+        world.leave(id, processes);
+        let state = r#"{"bundle":"/b","runtime":"true","stdout":"/dev/null"}"#;
+        fs::write(world.state_dir().join(id).join("state.json"), state).unwrap();
+    };
+    ours("untold", &[("init", ended)]);
+    // The start is in the log; only the pid was not written any more.
+    ours("told", &[("init", ended)]);
+    ours("recorded", &[("init", &[("exitStatus", "7"), ("pid", "1")])]);
+    ours("claimed", &[("init", &[])]);
+    ours("empty", &[]);
+    // 0.2 took such a folder away without a word as well.
+    world.leave("empty-of-0.2", &[]);
+    let log = EventLog::open(&world.state_dir(), 500).unwrap();
+    log.append(Kind::StartContainer, "told", "", 0);
+    drop(log);
+    let api = world.start().await;
+    settled(&world, &api).await;
+    let told = |id: &'static str| {
+        let api = api.clone();
+        async move { stored(&api, id).await.into_iter().map(|event| event.0).collect::<Vec<_>>() }
+    };
+    assert_eq!(told("untold").await, ["start-container", "exit"]);
+    assert_eq!(told("told").await, ["start-container", "exit"]);
+    assert_eq!(told("recorded").await, ["exit"]);
+    for never in ["claimed", "empty", "empty-of-0.2"] {
+        assert!(told(never).await.is_empty(), "{never}");
+    }
+}
+
+/// A shim of the real 0.2, as far as files tell: it holds `exit` open, reads `control`, and records
+/// the end of its process.
+struct OldShim {
+    folder: PathBuf,
+    exit: Option<fs::File>,
+    control: fs::File,
+    process: std::process::Child,
+}
+
+impl OldShim {
+    fn start(folder: PathBuf) -> Self {
+        fs::create_dir_all(&folder).unwrap();
+        for fifo in ["exit", "control"] {
+            let mode = rustix::fs::Mode::from_raw_mode(0o755);
+            let kind = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(rustix::fs::CWD, folder.join(fifo), kind, mode, 0).unwrap();
+        }
+        let open = |name: &str| {
+            fs::File::options().read(true).write(true).open(folder.join(name)).unwrap()
+        };
+        let (both, control) = (open("exit"), open("control"));
+        // Only for writing, as the shim has it, so that nobody waits in vain for its end.
+        let exit = fs::File::options().write(true).open(folder.join("exit")).unwrap();
+        drop(both);
+        let process = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        let pid = process.id();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let start = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().to_owned();
+        fs::write(folder.join("process.json"), r#"{"args":["sleep"],"exec":false}"#).unwrap();
+        fs::write(folder.join("pid"), pid.to_string()).unwrap();
+        fs::write(folder.join("starttime"), start).unwrap();
+        OldShim { folder, exit: Some(exit), control, process }
+    }
+
+    /// The next line of `control`.
+    fn line(&mut self) -> String {
+        use std::io::Read as _;
+        let mut text = String::new();
+        let mut byte = [0];
+        while self.control.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+            text.push(char::from(byte[0]));
+        }
+        text
+    }
+
+    /// Waits for the end of the process and records it; gives the signal.
+    fn end(mut self) -> i32 {
+        use std::os::unix::process::ExitStatusExt as _;
+        let signal = self.process.wait().unwrap().signal().unwrap();
+        fs::write(self.folder.join("exitStatus"), (128 + signal).to_string()).unwrap();
+        self.exit.take();
+        signal
+    }
+}
+
+/// An upgrade from the real 0.2 while containers run: they are used and reported as before.
+#[tokio::test]
+async fn containers_that_run_below_a_shim_of_0_2_are_adopted() {
+    let world = World::new();
+    let commands = world.folder.path().join("commands");
+    let runtime = world.folder.path().join("runtime");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >> {0}\n[ \"$1\" != update ] || cat >> {0}\n\
+         [ \"$1\" != pause ] || {{ echo refused; exit 3; }}\n",
+        commands.display()
+    );
+    fs::write(&runtime, script).unwrap();
+    fs::set_permissions(&runtime, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    world.leave("old", &[]);
+    let folder = world.state_dir().join("old");
+    let state = format!(
+        r#"{{"bundle":"/b","labels":["a=b"],"runtime":{:?},"shim":"/no/such/shim"}}"#,
+        runtime.display().to_string()
+    );
+    fs::write(folder.join("state.json"), state).unwrap();
+    let mut init = OldShim::start(folder.join("init"));
+    let exec = OldShim::start(folder.join("exec1"));
+    let api = world.start().await;
+
+    let state = || async {
+        let request = Request::new(v0::StateRequest { id: "old".to_owned() });
+        api.state(request).await.unwrap().into_inner().containers.remove(0)
+    };
+    let seen = state().await;
+    assert_eq!((seen.status.as_str(), seen.labels.len(), seen.processes.len()), ("running", 1, 2));
+    assert!(seen.pids.contains(&init.process.id()));
+    let resize = v0::UpdateProcessRequest {
+        id: "old".to_owned(),
+        pid: "init".to_owned(),
+        close_stdin: true,
+        width: 80,
+        height: 25,
+    };
+    api.update_process(Request::new(resize)).await.unwrap();
+    assert_eq!((init.line(), init.line()), ("0 0 0".to_owned(), "1 80 25".to_owned()));
+    let update = |status: &str, memory_limit| {
+        Request::new(v0::UpdateContainerRequest {
+            id: "old".to_owned(),
+            status: status.to_owned(),
+            resources: Some(v0::UpdateResource { memory_limit, ..Default::default() }),
+            ..Default::default()
+        })
+    };
+    let refused = api.update_container(update("paused", 0)).await.unwrap_err();
+    assert_eq!(refused.message(), "exit status 1: \"refused\\n\"");
+    api.update_container(update("running", 0)).await.unwrap();
+    api.update_container(update("", 5)).await.unwrap();
+    let said = fs::read_to_string(&commands).unwrap();
+    assert_eq!(said, "pause old\nresume old\nupdate -r - old\n{\"memory\":{\"limit\":5}}");
+    let stats = api.stats(Request::new(v0::StatsRequest { id: "old".to_owned() })).await;
+    assert!(stats.unwrap().into_inner().cgroup_stats.is_some());
+    // Its shim is gone from the machine, so there can be no other process.
+    let add = v0::AddProcessRequest {
+        id: "old".to_owned(),
+        pid: "more".to_owned(),
+        args: vec!["true".to_owned()],
+        ..Default::default()
+    };
+    let refused = api.add_process(Request::new(add)).await.unwrap_err();
+    assert_eq!(refused.message(), "shim error: /no/such/shim not installed on system");
+    let signal = |pid: &str, signal| {
+        Request::new(v0::SignalRequest { id: "old".to_owned(), pid: pid.to_owned(), signal })
+    };
+    api.signal(signal("exec1", 0)).await.unwrap();
+    assert!(api.signal(signal("more", 9)).await.is_err());
+    api.signal(signal("exec1", 15)).await.unwrap();
+    assert_eq!(exec.end(), 15);
+    loop {
+        let told = stored(&api, "old").await;
+        if told.last().is_some_and(|event| event.0 == "exit") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    api.signal(signal("init", 9)).await.unwrap();
+    assert_eq!(init.end(), 9);
+    settled(&world, &api).await;
+    let told: Vec<_> = stored(&api, "old")
+        .await
+        .into_iter()
+        .map(|(kind, _, pid, status)| (kind, pid, status))
+        .collect();
+    let wanted = [("resume", "", 0), ("exit", "exec1", 143), ("exit", "init", 137)];
+    assert_eq!(told, wanted.map(|(kind, pid, status)| (kind.to_owned(), pid.to_owned(), status)));
+}
+
+/// Figures go to a graphite server, also to one that comes late, goes and comes back.
+#[tokio::test]
+async fn figures_are_sent_to_graphite() {
+    use tokio::io::AsyncReadExt as _;
+    let world = World::new();
+    let api = world.start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // Nobody listens at first.
+    drop(listener);
+    let report = Report {
+        interval: Duration::from_millis(20),
+        sink: Sink::graphite(&address.to_string()).unwrap(),
+    };
+    let reporting = {
+        let api = api.clone();
+        tokio::spawn(async move { api.report(report).await })
+    };
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        for _ in 0..2 {
+            let mut text = String::new();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_to_string(&mut text).await.unwrap();
+            for line in text.lines() {
+                let words: Vec<&str> = line.split(' ').collect();
+                assert!(words.len() == 3 && words[0].starts_with("metrics."), "{line}");
+                assert!(words[1].parse::<f64>().is_ok() && words[2].parse::<u64>().is_ok());
+            }
+            assert!(text.starts_with("metrics.container-create-time.count 0 "), "{text}");
+            assert!(text.contains("\nmetrics.containers.count 0 "), "{text}");
+        }
+    }
+    reporting.abort();
 }
