@@ -44,9 +44,9 @@ pub struct Config {
     pub oom_score: i32,
     /// More files, by path or pattern.
     pub imports: Vec<String>,
-    /// Where the command line of 0.2 listens, if not on a unix socket.
+    /// What the command line of 0.2 asks for; nothing of it is in a file.
     #[serde(skip)]
-    pub v0_tcp: Option<std::net::SocketAddr>,
+    pub v0: crate::v0::Asked,
     /// The gRPC listener.
     pub grpc: Grpc,
     /// The ttrpc listener, for shims.
@@ -78,7 +78,7 @@ impl Default for Config {
             required_plugins: Vec::new(),
             oom_score: 0,
             imports: vec!["/etc/containerd/conf.d/*.toml".to_owned()],
-            v0_tcp: None,
+            v0: crate::v0::Asked::default(),
             grpc: Grpc::default(),
             ttrpc: Ttrpc::default(),
             debug: Debug::default(),

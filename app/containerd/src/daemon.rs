@@ -13,6 +13,7 @@ use base_plugin::{Outcome, Plugins, types};
 use base_telemetry::logs::{self, Format};
 use base_telemetry::metrics::{Collect, Registry, head, sample};
 use base_telemetry::process::ProcessCollector;
+use futures_util::future::BoxFuture;
 use runtime_supervisor::Supervisor;
 use runtime_supervisor::restart::RestartMonitor;
 use service_grpc::metering::MeteringLayer;
@@ -24,7 +25,8 @@ use tower::Layer as _;
 
 use crate::builtins::{self, Surroundings};
 use crate::config::{Loaded, PluginTables};
-use crate::{cli, http, recovery, sockets};
+use crate::v0::Asked;
+use crate::{cli, http, recovery, sockets, tls};
 
 /// Threads that serve: more do not help a daemon whose work is elsewhere.
 const MAX_WORKERS: usize = 4;
@@ -201,20 +203,12 @@ async fn serve(surroundings: &Surroundings, plugins: Plugins, started: Instant) 
     let grpc = sockets::listen(Path::new(&config.grpc.address), config.grpc.uid, config.grpc.gid)?;
     let shims = serve_shims((*supervisor).clone(), ttrpc);
     let services = metering.layer(dispatcher(&plugins, &supervisor)?);
-    let old_clients = match config.v0_tcp {
-        Some(address) => {
-            let listener = tokio::net::TcpListener::bind(address).await;
-            let listener = listener.with_context(|| format!("listen on {address}"))?;
-            Some(server::serve_tcp(listener, services.clone()))
-        }
-        None => None,
-    };
-    let old_clients = async move {
-        match old_clients {
-            Some(serving) => serving.await,
-            None => std::future::pending().await,
-        }
-    };
+    let old_clients = serve_old_clients(&config.v0, services.clone()).await?;
+    if let (Some(api), Some(report)) = (surroundings.v0.get(), &config.v0.report) {
+        let (api, report) = (api.clone(), report.clone());
+        // Nobody waits for it.
+        tokio::spawn(async move { api.report(report).await });
+    }
     let clients = server::serve(grpc, services);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -279,6 +273,26 @@ async fn back_up(stores: Stores) {
             tracing::warn!(%error, "no backup of the metadata");
         }
     }
+}
+
+/// Listens where the command line of 0.2 says, if that is not the unix socket; gives what serves
+/// there.
+async fn serve_old_clients<S>(asked: &Asked, services: S) -> Result<BoxFuture<'static, ()>>
+where
+    S: server::Serve,
+{
+    let Some(address) = asked.tcp else { return Ok(Box::pin(std::future::pending())) };
+    let secure = asked.tls.as_ref().map(tls::acceptor).transpose()?;
+    let listener = tokio::net::TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("listen on {address}"))?;
+    tracing::info!(%address, tls = secure.is_some(), "serving...");
+    Ok(match secure {
+        None => Box::pin(server::serve_tcp(listener, services)),
+        Some(tls) => {
+            let secure = move |stream| tls.accept(stream);
+            Box::pin(server::serve_secured(listener, services, secure))
+        }
+    })
 }
 
 /// Serves the events of shims; only processes of our own user may connect.

@@ -13,6 +13,7 @@ mod http;
 mod publish;
 mod recovery;
 mod sockets;
+mod tls;
 mod v0;
 
 use std::process::ExitCode;

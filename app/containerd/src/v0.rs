@@ -9,14 +9,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser};
-use service_v0::Address;
+use service_v0::{Address, Report, Sink};
 
 use crate::config::{Config, Loaded, Provenance, parse_duration};
-use crate::daemon;
+use crate::{daemon, tls};
 
 /// The name under which Docker 1.11 to 1.13 start their daemon.
 const NAME: &str = "docker-containerd";
@@ -26,6 +28,17 @@ const WORD: &str = "v0";
 const OPEN_FILES: u64 = 1 << 20;
 /// The plugin's table in the configuration.
 const PLUGIN: &str = "io.containerd.grpc.v1.api-v0";
+
+/// What this command line asks for beside what a configuration says.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// Where to listen, if not on a unix socket.
+    pub tcp: Option<SocketAddr>,
+    /// With what that listener is made safe.
+    pub tls: Option<tls::Files>,
+    /// Reports of metrics.
+    pub report: Option<Report>,
+}
 
 /// High performance container daemon: the API of containerd 0.2
 #[derive(Debug, Parser)]
@@ -46,6 +59,15 @@ struct Arguments {
     /// proto://address on which the GRPC API will listen
     #[arg(short, long, default_value = "unix:///run/containerd/containerd.sock")]
     listen: String,
+    /// Certificate for a tcp:// address
+    #[arg(long, requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key of the certificate
+    #[arg(long, requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Certificate authorities of clients; without them only loopback addresses are served
+    #[arg(long, requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
     /// Name or path of the OCI compliant runtime to use when executing containers
     #[arg(short, long, default_value = "runc")]
     runtime: String,
@@ -101,13 +123,34 @@ pub fn run(words: Vec<OsString>) -> Result<()> {
 }
 
 impl Arguments {
+    /// The reports of metrics that the flags ask for.
+    ///
+    /// COMPAT: debugging means reports on the standard output. An address alone is enough for
+    /// reports to it, which 0.2 sent only while debugging.
+    fn report(&self, warnings: &mut Vec<String>) -> Result<Option<Report>> {
+        let interval = duration("metrics-interval", &self.metrics_interval)?;
+        let sink = if self.graphite_address.is_empty() {
+            if !self.debug {
+                return Ok(None);
+            }
+            Sink::Stdout
+        } else {
+            Sink::graphite(&self.graphite_address)?
+        };
+        if interval.is_zero() {
+            if !self.graphite_address.is_empty() {
+                let text = "--graphite-address has no effect without a --metrics-interval";
+                warnings.push(text.to_owned());
+            }
+            return Ok(None);
+        }
+        Ok(Some(Report { interval, sink }))
+    }
+
     /// The configuration that the flags stand for.
     fn loaded(&self) -> Result<Loaded> {
-        for (flag, value) in
-            [("start-timeout", &self.start_timeout), ("metrics-interval", &self.metrics_interval)]
-        {
-            parse_duration(value).with_context(|| format!("--{flag}: {value:?} is no duration"))?;
-        }
+        duration("start-timeout", &self.start_timeout)?;
+        let mut warnings = Vec::new();
         let state_dir = std::path::absolute(&self.state_dir).context("--state-dir")?;
         let ours = state_dir.join(".containerd");
         let mut config = Config {
@@ -118,11 +161,26 @@ impl Arguments {
         };
         let sockets = ours.join("sockets");
         config.ttrpc.address = text(&sockets.join("ttrpc"))?;
-        match Address::parse(&self.listen)? {
-            Address::Unix(path) => config.grpc.address = text(&path)?,
+        let certificate = self.tls_cert.clone().zip(self.tls_key.clone());
+        config.v0 = Asked {
+            tcp: None,
+            tls: certificate.map(|(certificate, key)| tls::Files {
+                certificate,
+                key,
+                clients: self.tls_ca.clone(),
+            }),
+            report: self.report(&mut warnings)?,
+        };
+        match Address::parse(&self.listen, self.tls_ca.is_some())? {
+            Address::Unix(path) => {
+                if config.v0.tls.is_some() {
+                    bail!("--tls-cert is for tcp:// alone, not for {}", self.listen);
+                }
+                config.grpc.address = text(&path)?;
+            }
             Address::Tcp(address) => {
                 config.grpc.address = text(&sockets.join("grpc"))?;
-                config.v0_tcp = Some(address);
+                config.v0.tcp = Some(address);
             }
         }
         config.debug.address.clone_from(&self.pprof_address);
@@ -137,12 +195,12 @@ impl Arguments {
         ]))?;
         config.plugins.insert(PLUGIN.to_owned(), table);
         config.required_plugins = vec![PLUGIN.to_owned()];
-        let mut warnings = Vec::new();
-        if !self.graphite_address.is_empty() {
-            warnings.push("--graphite-address has no effect: metrics are Prometheus'".to_owned());
-        }
         Ok(Loaded { config, provenance: Provenance::default(), warnings })
     }
+}
+
+fn duration(flag: &str, text: &str) -> Result<Duration> {
+    parse_duration(text).with_context(|| format!("--{flag}: {text:?} is no duration"))
 }
 
 fn text(path: &Path) -> Result<String> {
@@ -205,10 +263,37 @@ mod tests {
     }
 
     #[test]
+    fn reports_of_metrics() {
+        let report = |line: &str| loaded(line).unwrap().config.v0.report;
+        assert_eq!(report(""), None);
+        assert_eq!(report("--debug --metrics-interval=0"), None);
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        let stdout = Report { interval: minutes(5), sink: Sink::Stdout };
+        assert_eq!(report("--debug"), Some(stdout));
+        let sink = Sink::Graphite("localhost:2003".to_owned());
+        let graphite = Report { interval: minutes(1), sink };
+        assert_eq!(
+            report("--graphite-address localhost:2003 --metrics-interval 1m"),
+            Some(graphite)
+        );
+        let off = loaded("--graphite-address localhost:2003 --metrics-interval 0s").unwrap();
+        assert!(off.config.v0.report.is_none() && off.warnings.len() == 1);
+    }
+
+    #[test]
     fn bad_flags_are_refused() {
-        assert!(loaded("--listen tcp://127.0.0.1:7000").unwrap().config.v0_tcp.is_some());
+        let tcp = |line: &str| loaded(line).unwrap().config.v0;
+        assert!(tcp("--listen tcp://127.0.0.1:7000").tls.is_none());
+        assert!(tcp("--listen tcp://127.0.0.1:7000 --tls-cert c --tls-key k").tls.is_some());
+        assert!(tcp("--listen tcp://:7000 --tls-cert c --tls-key k --tls-ca a").tcp.is_some());
         for bad in [
             "--listen tcp://0.0.0.0:7000",
+            "--listen tcp://0.0.0.0:7000 --tls-cert c --tls-key k",
+            "--listen tcp://127.0.0.1:7000 --tls-cert c",
+            "--listen tcp://127.0.0.1:7000 --tls-ca a",
+            "--tls-cert c --tls-key k",
+            "--graphite-address nowhere",
+            "--metrics-interval often",
             "--listen http://x",
             "--start-timeout soon",
             "--retain-count -1",

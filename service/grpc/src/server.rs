@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,7 +15,9 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -33,6 +36,12 @@ const MAX_STREAMS: u32 = 1 << 16;
 
 /// Pause after an accept that failed for want of descriptors, so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a client may take until its connection is a safe one.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Clients that may be on the way there at once; they have not shown yet who they are.
+const MAX_HANDSHAKES: usize = 64;
 
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
@@ -108,12 +117,27 @@ impl Service<Request> for Dispatcher {
     }
 }
 
-/// Serves `service` to all who connect to `listener`, until the future is dropped.
-pub async fn serve<S>(listener: UnixListener, service: S)
+/// What answers requests: the [`Dispatcher`], or layers around it.
+pub trait Serve:
+    Service<Request, Response = Response, Error = Infallible, Future = <Self as Serve>::Answer>
+    + Clone
+    + Send
+    + 'static
+{
+    /// The answer that is on its way.
+    type Answer: Future<Output = Result<Response, Infallible>> + Send + 'static;
+}
+
+impl<S> Serve for S
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
+    type Answer = S::Future;
+}
+
+/// Serves `service` to all who connect to `listener`, until the future is dropped.
+pub async fn serve(listener: UnixListener, service: impl Serve) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -129,11 +153,7 @@ where
 
 /// As [`serve`], to all who connect to a TCP socket: nobody is asked who he is, so that it has to be
 /// a local one.
-pub async fn serve_tcp<S>(listener: TcpListener, service: S)
-where
-    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-{
+pub async fn serve_tcp(listener: TcpListener, service: impl Serve) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => serve_client(stream, service.clone()),
@@ -145,12 +165,43 @@ where
     }
 }
 
-/// Serves one client until it leaves.
-fn serve_client<S>(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, service: S)
-where
-    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
+/// As [`serve_tcp`], to those whose connection `secure` makes a safe one; it is called once for each,
+/// and who takes too long for it is sent away.
+pub async fn serve_secured<F, T>(
+    listener: TcpListener,
+    service: impl Serve,
+    secure: impl Fn(TcpStream) -> F,
+) where
+    F: Future<Output = io::Result<T>> + Send + 'static,
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let places = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    loop {
+        // Never closed.
+        let place = Arc::clone(&places).acquire_owned().await.ok();
+        match listener.accept().await {
+            Ok((stream, client)) => {
+                let (secured, service) = (secure(stream), service.clone());
+                // It ends with its time limit at the latest.
+                tokio::spawn(async move {
+                    let secured = timeout(HANDSHAKE_LIMIT, secured).await;
+                    drop(place);
+                    match secured.unwrap_or_else(|late| Err(late.into())) {
+                        Ok(stream) => serve_client(stream, service),
+                        Err(error) => tracing::warn!(%client, %error, "refused a client"),
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a client");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one client until it leaves.
+fn serve_client(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, service: impl Serve) {
     let service = service.map_request(|request: http::Request<_>| request.map(Body::new));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
