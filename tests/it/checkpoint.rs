@@ -20,7 +20,7 @@ use crate::skip;
 const COUNTER: &str = "sh -c 'echo begun >> /log; i=0; while :; do i=$((i+1)); echo $i > /count.new; mv /count.new /count; sleep 0.02; done'";
 
 /// Puts CRIU before the daemon's other programs; a reason if it cannot be used.
-fn criu(world: &World) -> Result<Option<String>> {
+pub(crate) fn criu(world: &World) -> Result<Option<String>> {
     let Some(criu) = programs::criu()? else {
         return Ok(Some("no criu of Debian forky was fetched".to_owned()));
     };

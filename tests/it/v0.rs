@@ -5,7 +5,9 @@ mod command_line;
 mod life;
 mod load;
 mod newer;
+mod processes;
 mod restart;
+mod tls;
 
 use anyhow::Result;
 use e2e::v0::Old;

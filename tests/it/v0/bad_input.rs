@@ -34,6 +34,20 @@ async fn refused(old: &Old<'_>) -> Result<()> {
     )?;
     ensure!(client.create_container(create("../b", &good)).await.is_err());
     ensure!(client.create_container(create(&"x".repeat(300), &good)).await.is_err());
+    let odd = old.bundle("odd", "true")?;
+    std::fs::remove_file(format!("{odd}/config.json"))?;
+    std::fs::create_dir(format!("{odd}/config.json"))?;
+    let text = format!("read {odd}/config.json: is a directory");
+    fails(client.create_container(create("a", &odd)).await, Code::Unknown, &text)?;
+    let odd = old.bundle_of("garbage", &serde_json::Value::from("no object"))?;
+    ensure!(client.create_container(create("a", &odd)).await.is_err());
+    for stream in ["/no/such/folder/fifo", "relative"] {
+        let request =
+            v0::CreateContainerRequest { stdout: stream.to_owned(), ..create("a", &good) };
+        ensure!(client.create_container(request).await.is_err(), "{stream}");
+    }
+    let request = v0::CreateContainerRequest { checkpoint: "a/b".into(), ..create("a", &good) };
+    ensure!(client.create_container(request).await.is_err());
     // The runtime says why.
     let missing = old.bundle_of("bad", &old.spec("bad", &["/no/such/program"]))?;
     let error = client.create_container(create("bad", &missing)).await.err().context("made")?;

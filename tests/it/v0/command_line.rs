@@ -1,10 +1,12 @@
 //! `docker-containerd`, started as Docker did: without any file.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use api_grpc::health::{HealthCheckRequest, HealthClient, ServingStatus};
 use api_grpc::v0;
 use api_grpc::v0::api_client::ApiClient;
 use e2e::v0::{Old, connect, until_exit};
@@ -27,7 +29,10 @@ impl Drop for Daemon {
 
 fn start(world: &World, program: &Path, words: &[&str]) -> Result<Daemon> {
     let mut command: Command = world.command(program);
-    command.args(words).args(["--debug", "--metrics-interval=0", "--start-timeout", "2m"]);
+    command.args(words).args(["--debug", "--start-timeout", "2m"]);
+    if !words.contains(&"--metrics-interval") {
+        command.arg("--metrics-interval=0");
+    }
     command.args(["--shim", "docker-containerd-shim", "--runtime", "runc", "--state-dir"]);
     command.arg(world.path("old"));
     let log = std::fs::File::create(world.path("log/old"))?;
@@ -84,6 +89,41 @@ fn body(world: &World) -> Result<()> {
     })?;
     wait::until("the shim to end", || {
         ensure!(old.shims().is_empty());
+        Ok(())
+    })?;
+    stop(daemon, Signal::TERM)?;
+
+    // Metrics, to a server and to the standard output; what developers want to see.
+    let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let graphite = server.local_addr()?.to_string();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let debug = format!("127.0.0.1:{port}");
+    let flags = ["--graphite-address", &graphite, "--metrics-interval", "50ms"];
+    let words = [&["-l", &listen, "--pprof-address", &debug], &flags[..]].concat();
+    let daemon = start(world, &program, &words)?;
+    answers()?;
+    let mut text = String::new();
+    server.accept()?.0.read_to_string(&mut text)?;
+    ensure!(text.lines().any(|line| line.starts_with("metrics.containers.count 0 ")), "{text}");
+    ensure!(text.lines().any(|line| line.starts_with("metrics.goroutines.value ")), "{text}");
+    let mut stream = std::net::TcpStream::connect(&debug)?;
+    stream.write_all(b"GET /debug/vars HTTP/1.0\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    ensure!(page.starts_with("HTTP/1.0 200") && page.contains("docker-containerd"), "{page}");
+    old.block_on(async {
+        let channel =
+            Endpoint::from_shared(format!("unix://{}", socket.display()))?.connect().await?;
+        let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await?;
+        ensure!(answer.into_inner().status() == ServingStatus::Serving);
+        anyhow::Ok(())
+    })?;
+    stop(daemon, Signal::TERM)?;
+    let daemon = start(world, &program, &["-l", &listen, "--metrics-interval", "50ms"])?;
+    wait::until("figures on the standard output", || {
+        let said = std::fs::read_to_string(world.path("log/old"))?;
+        let line = said.lines().find(|line| line.ends_with(" counter event-subscribers"));
+        ensure!(line.is_some_and(|line| line.starts_with("[containerd] 20")), "{said}");
         Ok(())
     })?;
     stop(daemon, Signal::TERM)?;

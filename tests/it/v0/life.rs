@@ -109,7 +109,33 @@ fn late_readers_lose_nothing() {
         let mut text = String::new();
         File::open(&late)?.read_to_string(&mut text)?;
         ensure!(text == "last words\n", "{text:?}");
-        Ok(())
+        // While it runs: all that was written before somebody came, up to what a pipe holds.
+        let running = old.fifo("running")?;
+        old.block_on(async {
+            let mut client = old.connect().await?;
+            let script = "dd if=/dev/zero bs=1k count=60 2>/dev/null; echo full; sleep 1000";
+            let request = v0::CreateContainerRequest {
+                stdout: running.clone(),
+                ..old.create("run", script)?
+            };
+            client.create_container(request).await?;
+            anyhow::Ok(())
+        })?;
+        wait::until("the output to be written", || {
+            let ended = process::with_argument(|word| word == "count=60");
+            ensure!(ended.is_empty(), "{ended:?}");
+            Ok(())
+        })?;
+        let mut output = vec![0; (60 << 10) + "full\n".len()];
+        File::open(&running)?.read_exact(&mut output)?;
+        ensure!(output.ends_with(b"\0full\n"));
+        old.block_on(async {
+            let mut client = old.connect().await?;
+            let mut events = client.events(v0::EventsRequest::default()).await?.into_inner();
+            client.signal(signal("run", "init", 9)).await?;
+            until_exit(&mut events, "run").await?;
+            anyhow::Ok(())
+        })
     });
 }
 
@@ -255,6 +281,14 @@ fn an_oom_is_told_before_the_exit() {
 #[test]
 fn the_newer_services_see_the_same_container() {
     old("", |world, old| {
+        let mut told = world.start_ctr("events")?;
+        wait::until("the first event", || {
+            let name = format!("probe{}", told.stdout().len());
+            world.try_ctr(&format!("namespaces create {name}"))?;
+            world.try_ctr(&format!("namespaces rm {name}"))?;
+            ensure!(told.stdout().contains("/namespaces/create"));
+            Ok(())
+        })?;
         old.block_on(async {
             let mut client = old.connect().await?;
             let request = v0::CreateContainerRequest {
@@ -282,42 +316,41 @@ fn the_newer_services_see_the_same_container() {
             anyhow::Ok(())
         })?;
         ensure!(old.ctr("tasks ls -q")?.is_empty());
+        let text = told.until_stdout("/tasks/delete")?;
+        let own = |topic: &&str| text.contains(&format!(" {NAMESPACE} {topic} "));
+        let topics = ["/containers/create", "/tasks/create", "/tasks/start", "/tasks/exit"];
+        ensure!(topics.iter().all(own), "{text}");
         world.forgive_fifos()
     });
 }
 
 #[test]
 fn a_checkpoint_is_restored() {
-    old("", |_, old| {
-        if std::process::Command::new("criu")
-            .arg("check")
-            .output()
-            .map_or(true, |run| !run.status.success())
-        {
-            skip!("no CRIU that works here");
+    old("", |world, old| {
+        if let Some(reason) = crate::checkpoint::criu(world)? {
+            skip!("{reason}");
         }
         old.block_on(async {
             let mut client = old.connect().await?;
             let mut events = client.events(v0::EventsRequest::default()).await?.into_inner();
             client.create_container(old.create("c", "while true; do sleep 0.1; done")?).await?;
+            // The client's own folder, as Docker's.
+            let folder = world.path("files/checkpoints").display().to_string();
             let list =
-                || v0::ListCheckpointRequest { id: "c".into(), checkpoint_dir: String::new() };
+                || v0::ListCheckpointRequest { id: "c".into(), checkpoint_dir: folder.clone() };
             let missing = client.list_checkpoint(list()).await.err().context("a list")?;
             ensure!(missing.code() == Code::NotFound, "{missing:?}");
             let create = |exit| v0::CreateCheckpointRequest {
                 id: "c".to_owned(),
                 checkpoint: Some(v0::Checkpoint { name: "one".into(), exit, ..Default::default() }),
-                checkpoint_dir: String::new(),
+                checkpoint_dir: folder.clone(),
             };
-            if let Err(status) = client.create_checkpoint(create(true)).await {
-                client.signal(signal("c", "init", 9)).await?;
-                until_exit(&mut events, "c").await?;
-                skip!("CRIU does not work here: {}", status.message());
-            }
+            client.create_checkpoint(create(true)).await?;
             let all = until_exit(&mut events, "c").await?;
             ensure!(all.last().is_some_and(|event| event.status == 137), "{all:?}");
             let restore = v0::CreateContainerRequest {
                 checkpoint: "one".to_owned(),
+                checkpoint_dir: folder.clone(),
                 ..old.create("c", "while true; do sleep 0.1; done")?
             };
             client.create_container(restore).await?;
@@ -329,7 +362,7 @@ fn a_checkpoint_is_restored() {
             let delete = |name: &str| v0::DeleteCheckpointRequest {
                 id: "c".to_owned(),
                 name: name.to_owned(),
-                checkpoint_dir: String::new(),
+                checkpoint_dir: folder.clone(),
             };
             client.delete_checkpoint(delete("one")).await?;
             client.delete_checkpoint(delete("unknown")).await?;
@@ -344,7 +377,7 @@ fn a_checkpoint_is_restored() {
 /// A runtime whose start hangs costs its own caller, and only for the time limit.
 #[test]
 fn ten_hanging_starts_do_not_hold_up_the_eleventh() {
-    old("start_timeout = \"1s\"\n", |world, old| {
+    old("start_timeout = \"3s\"\n", |world, old| {
         let hanging = world.path("files/hanging");
         let script = "#!/bin/sh\ncase \" $* \" in *\" create \"*) exec sleep 1000;; esac\nexec runc \"$@\"\n";
         std::fs::write(&hanging, script)?;

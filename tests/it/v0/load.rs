@@ -5,9 +5,9 @@ use e2e::v0::load::ordered;
 use super::old;
 
 #[test]
-fn forty_containers_with_three_execs_each() {
+fn fifty_containers_with_three_execs_each() {
     // A thousand: `cargo xtask bench --only v0-order`.
-    old("", |_, old| old.block_on(ordered(old, 40, 10, 3)));
+    old("", |_, old| old.block_on(ordered(old, 50, 16, 3)));
 }
 
 #[test]

@@ -43,3 +43,20 @@ fn clients_of_1_0_get_what_they_know() {
     });
     check_empty(options, body);
 }
+
+/// The runtime of 1.0 by its name, with its own type of options, as `ctr` up to 1.6 sends them.
+#[test]
+fn the_runtime_of_1_0_is_the_one_of_today() {
+    let options = Options::new(Maker::Bookworm);
+    check_empty(options, |world| {
+        if !world.is_ours() {
+            skip!("containerd of today has no runtime of that name");
+        }
+        world.import(&image::small()?)?;
+        let line = "run --rm --runtime io.containerd.runtime.v1.linux";
+        let said = world.ctr(&format!("{line} {IMAGE} first /bin/busybox echo hello"))?;
+        ensure!(said == "hello\n", "{said:?}");
+        world.ctr(&format!("images rm {IMAGE}"))?;
+        Ok(())
+    });
+}

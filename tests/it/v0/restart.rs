@@ -1,6 +1,6 @@
 //! Daemons that end while containers run: live-restore, and replay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use api_grpc::v0;
@@ -179,12 +179,16 @@ fn killed_while_containers_start_and_end() {
             })?;
         }
         let mut exits = BTreeMap::new();
+        let mut started = BTreeSet::new();
         old.block_on(async {
             let timestamp = Some(api_shim::Timestamp { seconds: 1, nanos: 0 });
             let request = v0::EventsRequest { timestamp, stored_only: true, ..Default::default() };
             let mut stored = old.connect().await?.events(request).await?.into_inner();
             while let Some(event) = stored.message().await? {
-                if event.r#type == "exit" {
+                if event.r#type == "start-container" {
+                    ensure!(started.insert(event.id.clone()), "{} starts twice", event.id);
+                } else if event.r#type == "exit" {
+                    ensure!(started.contains(&event.id), "{} ends without a start", event.id);
                     *exits.entry(event.id).or_insert(0) += 1;
                 }
             }

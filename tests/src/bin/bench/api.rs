@@ -310,6 +310,22 @@ impl Lane {
         self.start_created(id).await
     }
 
+    /// Kills all processes of a task.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn kill(&self, id: &str) -> Result<()> {
+        let message = KillRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+            signal: 9,
+            all: true,
+        };
+        self.tasks().kill(self.request(message)).await.context("Tasks.Kill")?;
+        Ok(())
+    }
+
     /// Waits for the end of a task, and deletes it and the record of its container.
     ///
     /// # Errors
@@ -364,14 +380,8 @@ impl Lane {
     ///
     /// The daemon's.
     pub async fn remove(&self, id: &str) -> Result<()> {
+        self.kill(id).await?;
         let mut tasks = self.tasks();
-        let message = KillRequest {
-            container_id: id.to_owned(),
-            exec_id: String::new(),
-            signal: 9,
-            all: true,
-        };
-        tasks.kill(self.request(message)).await.context("Tasks.Kill")?;
         let message = WaitRequest { container_id: id.to_owned(), exec_id: String::new() };
         tasks.wait(self.request(message)).await.context("Tasks.Wait")?;
         let message = DeleteTaskRequest { container_id: id.to_owned() };

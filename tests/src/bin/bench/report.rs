@@ -28,6 +28,8 @@ pub enum Promise {
     AtLeast(f64),
     /// Ours is at most that much, whatever theirs is.
     Within(f64),
+    /// Ours is at least that much, whatever theirs is.
+    NotBelow(f64),
 }
 
 /// One line of the table.
@@ -60,6 +62,7 @@ impl Row {
             Promise::AtMost(limit) => Some(self.ratio()? <= limit),
             Promise::AtLeast(limit) => Some(self.ratio()? >= limit),
             Promise::Within(limit) => Some(self.value(Maker::Ours)? <= limit),
+            Promise::NotBelow(limit) => Some(self.value(Maker::Ours)? >= limit),
         }
     }
 
@@ -76,6 +79,7 @@ impl fmt::Display for Row {
             Promise::AtMost(limit) => format!("at most {limit:.2}x"),
             Promise::AtLeast(limit) => format!("at least {limit:.1}x"),
             Promise::Within(limit) => format!("at most {}", show(self.unit, limit)),
+            Promise::NotBelow(limit) => format!("at least {}", show(self.unit, limit)),
         };
         let kept = self.kept().map_or("-", |kept| if kept { "kept" } else { "**missed**" });
         let [ours, forky, bookworm] =
