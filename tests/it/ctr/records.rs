@@ -114,8 +114,9 @@ with_both_ctrs! {
             id: "keep".into(),
             resource: Some(api_grpc::leases::Resource { id: id.into(), r#type: kind.into() }),
         };
-        world.ctr_with_input("content ingest kept", Some(b"kept"))?.ok()?;
+        // Before it is there: a collection may come at any time.
         client.block_on(client.leases().add_resource(client.request(add("content", &digest))))?;
+        world.ctr_with_input("content ingest kept", Some(b"kept"))?.ok()?;
         let other = e2e::image::digest(b"not kept");
         world.ctr_with_input("content ingest other", Some(b"not kept"))?.ok()?;
         world.ctr(&format!("images rm --sync {IMAGE}"))?;
