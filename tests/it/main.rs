@@ -3,6 +3,7 @@
 mod bad_input;
 mod cgroup_v2;
 mod checkpoint;
+mod churn;
 mod compare;
 mod crash;
 mod cross;

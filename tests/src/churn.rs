@@ -5,7 +5,7 @@
 //! exec, and the removal of all of it. A client that is told that something failed goes on from what
 //! it finds, as clients do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,12 +91,12 @@ struct Shared {
     whole: Arc<AtomicUsize>,
 }
 
-/// Lets `plan` happen in `world`, and checks what came of it. What is left behind is for the caller
-/// to see.
+/// Lets `plan` happen in `world`, and checks what came of it.
 ///
 /// # Errors
 ///
-/// A life that does not end, an exit that is told twice or not at all, memory that grows.
+/// A life that does not end, an exit that is told twice or not at all, memory that grows, anything
+/// that is left behind.
 pub fn run(world: &World, plan: Plan) -> Result<Figures> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (epochs, epoch) = watch::channel(1);
@@ -134,7 +134,25 @@ pub fn run(world: &World, plan: Plan) -> Result<Figures> {
     figures.exits = told.len();
     drop(told);
     runtime.block_on(nothing_recorded(&shared))?;
+    world.assert_clean().map_err(|error| {
+        let history = history(&world.log(), &error.to_string());
+        error.context(format!("--what the daemons said of them--\n{history}"))
+    })?;
     Ok(figures)
+}
+
+/// The lines of `log` that speak of the lives that `text` names.
+fn history(log: &str, text: &str) -> String {
+    let ids: BTreeSet<&str> = text
+        .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-')
+        .filter(|word| ["wild-", "calm-a-", "calm-b-"].iter().any(|name| word.starts_with(name)))
+        .collect();
+    let of = |line: &str, id: &str| {
+        let after = line.split(id).skip(1);
+        after.into_iter().any(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+    };
+    let lines: Vec<&str> = log.lines().filter(|line| ids.iter().any(|id| of(line, id))).collect();
+    lines.join("\n")
 }
 
 /// The part without kills.

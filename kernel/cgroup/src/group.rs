@@ -195,7 +195,7 @@ impl Group {
 }
 
 /// A name from the top as a path that cannot leave it.
-fn checked(name: &str) -> Result<PathBuf> {
+pub(crate) fn checked(name: &str) -> Result<PathBuf> {
     let invalid = |reason| Error::InvalidPath { path: name.to_owned(), reason };
     let mut below = PathBuf::new();
     for part in Path::new(name).components() {
@@ -254,7 +254,7 @@ fn hand_down(top: &Path, below: &Path) {
     }
 }
 
-fn collect_pids(
+pub(crate) fn collect_pids(
     folder: &Path,
     recursive: bool,
     depth: usize,
@@ -288,7 +288,7 @@ fn children(folder: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-fn remove_tree(folder: &Path) -> Result<()> {
+pub(crate) fn remove_tree(folder: &Path) -> Result<()> {
     let mut pause = REMOVE_PAUSE;
     for attempt in 1.. {
         match rustix::fs::rmdir(folder) {

@@ -1,8 +1,8 @@
 //! Control groups v1 and v2: read metrics in one sweep, watch OOM and emptiness.
 //!
 //! [`Hierarchies`] is how this machine has its groups mounted ([`Mode`]). [`Group`] is one group in
-//! it: made, joined, listed, measured ([`Group::metrics`]) and removed. [`OomWatch`] is a
-//! descriptor for an event loop that tells when the kernel killed for lack of memory, when a group
+//! it: made, joined, listed, measured ([`Group::metrics`]) and removed. [`Remains`] is what a dead
+//! maker has left of one. [`OomWatch`] is a descriptor for an event loop that tells when the kernel killed for lack of memory, when a group
 //! has lost its last process and when it is gone.
 //!
 //! Errors: [`Error`].
@@ -19,6 +19,7 @@ mod host;
 mod metrics;
 mod oom;
 mod parse;
+mod remains;
 mod v1;
 mod v2;
 
@@ -28,6 +29,7 @@ pub use hierarchy::{Hierarchies, Mode, mode};
 pub use host::system_cpu_nanoseconds;
 pub use metrics::Metrics;
 pub use oom::{OomReport, OomWatch};
+pub use remains::Remains;
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

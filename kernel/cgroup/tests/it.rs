@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use kernel_cgroup::{Error, Group, Hierarchies, Metrics, Mode, OomReport, OomWatch};
+use kernel_cgroup::{Error, Group, Hierarchies, Metrics, Mode, OomReport, OomWatch, Remains};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How long an event of the kernel may take on a loaded machine.
@@ -231,6 +231,40 @@ fn a_group_of_version_2_without_memory_controller_has_no_lack_of_memory() {
     assert!(!report.oom);
     let nothing = folder.path().join("missing");
     assert!(matches!(OomWatch::open(&Group::V2(nothing)), Err(Error::NotFound { .. })));
+}
+
+#[test]
+fn what_a_dead_maker_has_left_is_found_in_every_hierarchy() {
+    let hierarchies = Hierarchies::load().unwrap();
+    let name = format!("/{}/inner", unique_name());
+    let group = Owned(Group::create(&hierarchies, name.trim_end_matches("/inner")).unwrap());
+    assert!(Remains::find(&hierarchies, &name).unwrap().is_empty());
+    // A part of it, and the folder that is no part of a group of version 1.
+    let mut made: Vec<PathBuf> = match &group.0 {
+        Group::V1(folders) => folders.values().take(1).map(|folder| folder.join("inner")).collect(),
+        Group::V2(folder) => vec![folder.join("inner")],
+    };
+    let unified = Path::new("/sys/fs/cgroup/unified").join(name.trim_start_matches('/'));
+    if kernel_cgroup::mode() == Mode::Hybrid {
+        made.push(unified);
+    }
+    for folder in &made {
+        std::fs::create_dir_all(folder.join("deeper")).unwrap();
+    }
+    let mut child = waiting("exec sleep 1000");
+    std::fs::write(made.last().unwrap().join("cgroup.procs"), pid(&child).to_string()).unwrap();
+    let remains = Remains::find(&hierarchies, &name).unwrap();
+    assert_eq!(remains.pids().into_iter().collect::<Vec<_>>(), [pid(&child)]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(remains.pids().is_empty());
+    remains.remove().unwrap();
+    assert!(made.iter().all(|folder| !folder.exists()), "{made:?}");
+    if let Some(above) = made.last().and_then(|folder| folder.parent())
+        && kernel_cgroup::mode() == Mode::Hybrid
+    {
+        std::fs::remove_dir(above).unwrap();
+    }
 }
 
 #[test]

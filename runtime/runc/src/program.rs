@@ -58,6 +58,13 @@ impl Default for Limits {
     }
 }
 
+/// How often a container is deleted that the runtime keeps although it says that it has deleted it,
+/// and the first pause between; it doubles. 1.3 s in all.
+///
+/// COMPAT: runc 1.1 ends with 0 when a process that is just dying keeps the control group busy.
+const DELETE_TRIES: u32 = 7;
+const DELETE_PAUSE: Duration = Duration::from_millis(20);
+
 /// Runtimes whose `kill` of an init process in its own pid namespace is no more than `kill(2)`.
 const DIRECT_SIGNALS: [&str; 3] = ["runc", "crun", "youki"];
 
@@ -270,6 +277,11 @@ impl RuncProgram {
         }
     }
 
+    /// True if the state of a container is where the runtime is known to keep it.
+    fn is_there(&self, id: &str) -> bool {
+        self.signals_directly() && fs::symlink_metadata(self.root.join(id)).is_ok()
+    }
+
     /// Runs `operation id` and explains a failure.
     async fn simple(&self, command: &'static str, id: &str, operation: &'static str) -> Result<()> {
         let mark = self.log_mark();
@@ -363,15 +375,25 @@ impl OciRuntime for RuncProgram {
 
     async fn delete(&self, id: &str, force: bool) -> Result<()> {
         let mark = self.log_mark();
-        let mut arguments = self.arguments("delete");
-        arguments.flag("--force", force);
-        arguments.word(id);
-        match self.run(arguments).await {
-            // The runtime has deleted it already, as it does after a checkpoint.
-            Err(error) if error.to_string().contains("does not exist") => Ok(()),
-            Err(error) => Err(self.explain("failed to delete task", mark)(error)),
-            Ok(_) => Ok(()),
+        let mut pause = DELETE_PAUSE;
+        for _ in 0..DELETE_TRIES {
+            let mut arguments = self.arguments("delete");
+            arguments.flag("--force", force);
+            arguments.word(id);
+            match self.run(arguments).await {
+                // The runtime has deleted it already, as it does after a checkpoint.
+                Err(error) if error.to_string().contains("does not exist") => {}
+                Err(error) => return Err(self.explain("failed to delete task", mark)(error)),
+                Ok(_) => {}
+            }
+            if !self.is_there(id) {
+                return Ok(());
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
+        tracing::error!(program = self.program, id, "the runtime keeps what it has deleted");
+        Ok(())
     }
 
     fn discard(&self, id: &str) -> bool {

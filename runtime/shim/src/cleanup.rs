@@ -15,8 +15,7 @@ use crate::bootstrap::{self, socket};
 use crate::container::{INIT_PID_FILE, unmount_rootfs};
 use crate::exit_record::ExitRecord;
 use crate::options::Options;
-use crate::serve;
-use crate::{create, log};
+use crate::{create, log, serve, stragglers};
 
 /// The status of a container of which nothing is known: killed.
 const KILLED: u32 = 128 + 9;
@@ -31,6 +30,7 @@ pub(crate) fn delete(arguments: &Arguments) -> Result<()> {
         tracing::warn!(%error, "failed to read runtime options");
         Options::default()
     });
+    stragglers::wait(&bundle);
     serve::runtime()?.block_on(async {
         // What is killed here becomes an orphan of this process, and is collected.
         if let Err(error) = kernel_process::set_subreaper(true) {
@@ -39,7 +39,7 @@ pub(crate) fn delete(arguments: &Arguments) -> Result<()> {
         let program = RuncProgram::new(
             &options.binary_name,
             options.runtime_root(&arguments.namespace),
-            None,
+            Some(bundle.join("log.json")),
             options.systemd_cgroup,
             Reaper::install()?,
         )

@@ -315,9 +315,18 @@ impl Container {
     pub(crate) async fn resume(&self) -> Result<()> {
         let _change = self.init.change.lock().await;
         self.init.check(Operation::Resume)?;
-        self.runtime.resume(&self.id).await?;
-        self.init.advance(Phase::Running);
-        Ok(())
+        let resumed = self.runtime.resume(&self.id).await;
+        // It may have failed after its work, and nobody thaws what is not frozen.
+        if resumed.is_ok() || self.runs_for_the_runtime().await {
+            self.init.advance(Phase::Running);
+        }
+        Ok(resumed?)
+    }
+
+    /// True if the runtime says that the container runs.
+    async fn runs_for_the_runtime(&self) -> bool {
+        let state = tokio::time::timeout(UNDO_TIMEOUT, self.runtime.state(&self.id)).await;
+        matches!(state, Ok(Ok(state)) if state.status == "running")
     }
 
     /// Changes limits. `resources` is JSON.

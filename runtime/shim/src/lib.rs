@@ -38,6 +38,7 @@ mod serve;
 mod service;
 mod spec;
 mod stdio;
+mod stragglers;
 mod supervise;
 
 use std::process::ExitCode;

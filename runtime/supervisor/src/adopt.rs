@@ -307,6 +307,10 @@ impl Inner {
     /// Cleans up after a shim that died while no daemon watched.
     async fn bury_unknown(self: &Arc<Self>, bundle: &Bundle, runtime: &Runtime) {
         tracing::warn!(task = %bundle.object(), "cleaning up dead shim");
+        if bundle.read_bootstrap().is_none() && !bundle.shares_shim() {
+            // The daemon died while it was started: it has no task, and nobody can ask it for one.
+            self.end_abandoned(bundle).await;
+        }
         let program = match bundle.read_program() {
             Some(program) if program.exists() => Ok(program),
             _ => self.runtime_program(runtime),

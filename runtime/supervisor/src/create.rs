@@ -340,6 +340,10 @@ impl Inner {
         {
             tracing::warn!(task = %bundle.object(), %error, "failed to clean up after shim start");
         }
+        if !bundle.shares_shim() {
+            self.remove_dead_socket(bundle).await;
+        }
+        self.remove_cgroup(bundle).await;
         self.remove_bundle(bundle).await;
     }
 
@@ -376,6 +380,10 @@ impl Inner {
         {
             tracing::warn!(task = %bundle.object(), %error, "failed to clean up after create");
         }
+        if !launched.shared {
+            self.remove_dead_socket(bundle).await;
+        }
+        self.remove_cgroup(bundle).await;
         self.remove_bundle(bundle).await;
     }
 

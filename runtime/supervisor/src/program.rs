@@ -23,6 +23,10 @@ const MAX_OUTPUT: u64 = 64 << 10;
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 /// How long a program may take to tell its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(5);
+/// How often a cleanup that was interrupted is run: a busy machine needs a second time at most.
+const DELETES: u32 = 3;
+/// How the words begin of a process that was killed.
+const SIGNALLED: &str = "signal: ";
 /// The most programs whose dialect is remembered; a node has a handful.
 const MAX_REMEMBERED: usize = 256;
 
@@ -72,8 +76,26 @@ impl Programs {
         Bootstrap::parse(&output.stdout)
     }
 
-    /// Cleans up what a dead shim left, and tells how its task ended.
+    /// Cleans up what a dead shim left, and tells how its task ended. One that takes too long, or
+    /// is killed, has done a part of its work, and is run again.
     pub(crate) async fn delete(
+        &self,
+        program: &Path,
+        bundle: &Bundle,
+        options: Option<&Any>,
+    ) -> Result<DeleteResponse, ShimError> {
+        for _ in 1..DELETES {
+            match self.delete_once(program, bundle, options).await {
+                Err(error) if was_interrupted(&error) => {
+                    tracing::warn!(task = %bundle.object(), %error, "the cleanup was interrupted");
+                }
+                ended => return ended,
+            }
+        }
+        self.delete_once(program, bundle, options).await
+    }
+
+    async fn delete_once(
         &self,
         program: &Path,
         bundle: &Bundle,
@@ -219,12 +241,21 @@ async fn run(
     }
 }
 
+/// True if a program did not come to its own end.
+fn was_interrupted(error: &ShimError) -> bool {
+    match error {
+        ShimError::Timeout { .. } => true,
+        ShimError::Failed { status, .. } => status.starts_with(SIGNALLED),
+        _ => false,
+    }
+}
+
 /// How a process ended, in Go's words.
 fn status_text(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt as _;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("signal: {signal}"),
+        (None, Some(signal)) => format!("{SIGNALLED}{signal}"),
         (None, None) => "unknown status".to_owned(),
     }
 }

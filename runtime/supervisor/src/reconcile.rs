@@ -12,11 +12,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use base_ident::{Namespace, validate_identifier};
-use kernel_cgroup::{Group, Hierarchies};
+use kernel_cgroup::{Hierarchies, Remains};
 use kernel_process::PidFd;
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::adopt::{Found, names};
 use crate::bundle::Bundle;
@@ -31,9 +31,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(60);
 /// The most objects of one kind that one round deals with; the next round goes on.
 const MAX_A_ROUND: usize = 256;
-/// How often a control group whose processes were just killed is looked at again.
-const CGROUP_TRIES: u32 = 10;
-/// The pause between two looks.
+/// The pause between two looks at a control group whose processes were just killed.
 const CGROUP_PAUSE: Duration = Duration::from_millis(50);
 /// SIGKILL.
 const KILL: i32 = 9;
@@ -202,22 +200,25 @@ impl Inner {
     /// A group that still has processes is left alone, and told about.
     pub(crate) async fn remove_cgroup(&self, bundle: &Bundle) {
         let Some(name) = bundle.cgroup() else { return };
-        for attempt in 1..=CGROUP_TRIES {
+        let deadline = Instant::now() + self.config.timeouts.shim_cleanup;
+        loop {
             let group = name.clone();
-            let pids = blocking("control group", move || Ok(remove_empty(&group))).await;
-            match pids {
+            let removed = blocking("control group", move || remove_empty(&group)).await;
+            match removed {
                 Ok(pids) if pids.is_empty() => return,
-                Ok(pids) if attempt == CGROUP_TRIES => {
+                _ if Instant::now() < deadline => sleep(CGROUP_PAUSE).await,
+                Ok(pids) => {
                     tracing::error!(
                         task = %bundle.object(),
                         cgroup = name,
                         ?pids,
                         "processes are left of a container whose shim is dead"
                     );
+                    return;
                 }
-                Ok(_) => sleep(CGROUP_PAUSE).await,
                 Err(error) => {
-                    tracing::warn!(task = %bundle.object(), %error, "control group");
+                    let task = bundle.object();
+                    tracing::warn!(%task, %error, "removing the control group of a dead shim");
                     return;
                 }
             }
@@ -226,16 +227,14 @@ impl Inner {
 }
 
 /// Removes a group without processes; gives the processes that it has.
-fn remove_empty(name: &str) -> Vec<i32> {
-    let Ok(hierarchies) = Hierarchies::load() else { return Vec::new() };
-    let Ok(group) = Group::open(&hierarchies, name) else { return Vec::new() };
-    let pids = group.pids(true).unwrap_or_default();
-    if pids.is_empty()
-        && let Err(error) = group.remove()
-    {
-        tracing::warn!(cgroup = name, %error, "removing the control group of a dead shim");
+fn remove_empty(name: &str) -> base_errors::Result<BTreeSet<i32>> {
+    let Ok(hierarchies) = Hierarchies::load() else { return Ok(BTreeSet::new()) };
+    let group = Remains::find(&hierarchies, name)?;
+    let pids = group.pids();
+    if pids.is_empty() {
+        group.remove()?;
     }
-    pids
+    Ok(pids)
 }
 
 /// The name of the control group that a spec asks for, if it is a plain path.

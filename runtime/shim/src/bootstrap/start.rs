@@ -40,11 +40,14 @@ pub(super) fn start(arguments: &Arguments) -> Result<()> {
         socket::path(Path::new(folder), &arguments.address, &arguments.namespace, &group, debug);
     let address = socket::address(&path);
     let answer = request.dialect.answer(&address);
-    let listener = match socket::bind(&path)? {
-        Bound::New(listener) => listener,
-        Bound::Existing => {
-            socket::write_address(&bundle, &address)?;
-            return super::answer(&answer);
+    // First: whoever cleans up after a `start` that was killed finds the socket by it.
+    socket::write_address(&bundle, &address)?;
+    let listener = match socket::bind(&path) {
+        Ok(Bound::New(listener)) => listener,
+        Ok(Bound::Existing) => return super::answer(&answer),
+        Err(error) => {
+            let _ = fs::remove_file(bundle.join(socket::ADDRESS_FILE));
+            return Err(error);
         }
     };
     let own = Arc::new(Own::new(&path));
@@ -69,7 +72,6 @@ fn begin(
     debug: bool,
     listener: UnixListener,
 ) -> Result<Fork> {
-    socket::write_address(bundle, &socket::address(own.path()))?;
     if let Some(folder) = &request.socket_dir {
         let link = bundle.join("s");
         let _ = fs::remove_file(&link);

@@ -11,6 +11,7 @@ mod collect;
 mod content;
 mod cycles;
 mod exec;
+mod execs;
 mod image;
 mod import;
 mod latency;
@@ -96,6 +97,8 @@ enum Measure {
     V0,
     /// A thousand containers of 0.2, and the order of their events; only when asked for.
     V0Order,
+    /// 20,000 execs in one container, and what is kept of them; only if it is named.
+    Execs,
     /// 2,000 lives of containers while daemons and shims are killed; only if it is named.
     Churn,
 }
@@ -122,6 +125,7 @@ impl Measure {
             Measure::Restart => restart::measure(plan, usize::from(containers)),
             Measure::V0 => v0::measure(plan),
             Measure::V0Order => v0::order(plan),
+            Measure::Execs => execs::measure(plan),
             Measure::Churn => churn::measure(plan),
         }
     }
@@ -153,7 +157,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     let mut report = Report::new(machine::facts(&plan)?);
     for measure in Measure::value_variants() {
         let wanted = match arguments.only.as_slice() {
-            [] => !matches!(measure, Measure::V0Order | Measure::Churn),
+            [] => !matches!(measure, Measure::V0Order | Measure::Execs | Measure::Churn),
             only => only.contains(measure),
         };
         if !wanted {
