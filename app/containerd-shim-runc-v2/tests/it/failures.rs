@@ -3,10 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use api_shim::process::Status as State;
 use api_shim::task::*;
+use api_shim::typeurl;
 use api_ttrpc::code;
 
-use crate::world::{World, call};
+use crate::world::{Shim, World, call};
 
 /// A runtime that fails at one command, before or after it has done its work.
 fn failing(world: &World, stage: &str, after: bool) -> String {
@@ -96,7 +98,11 @@ async fn later_stages_that_fail_are_told_and_can_be_cleaned_up() {
         for stage in ["start", "exec", "pause", "delete"] {
             one_stage_fails(stage, after).await;
         }
+        for stage in ["resume", "update", "kill"] {
+            one_change_fails(stage, after).await;
+        }
     }
+    one_change_fails("checkpoint", false).await;
 }
 
 /// A container whose runtime fails at one command, before or after it has done its work.
@@ -154,12 +160,77 @@ async fn one_stage_fails(stage: &str, after: bool) {
     world.end(shim).await;
 }
 
+/// A running container whose runtime fails at one change of it, before or after it has done its
+/// work; and is well again after that.
+async fn one_change_fails(stage: &str, after: bool) {
+    let world = World::new().await;
+    let bundle = world.bundle("one", &["sleep", "1000"]);
+    let shim = world.start(&bundle, "one").await;
+    let runtime = failing(&world, stage, after);
+    let mut request = world.create(&shim);
+    request.options = Some(world.options(&runtime));
+    shim.run(request).await;
+    if stage == "resume" {
+        call!(shim, pause, PauseRequest { id: "one".to_owned() }).unwrap();
+    }
+    let status = change(&world, &shim, stage).await.unwrap_err();
+    let text = match stage {
+        "resume" => "OCI runtime resume failed: ",
+        "checkpoint" => "path= ",
+        _ => "no ",
+    };
+    assert!(status.message.contains(text), "{stage} {after}: {}", status.message);
+    assert_eq!(status.code, code::UNKNOWN, "{stage} {after}: {}", status.message);
+    // What the shim says of it is what it is.
+    let known = call!(shim, state, shim.state_request("")).unwrap().status();
+    if stage == "resume" {
+        let expected = if after { State::Running } else { State::Paused };
+        assert_eq!(known, expected, "{stage} {after}");
+    } else if (stage, after) != ("kill", true) {
+        assert_eq!(known, State::Running, "{stage} {after}");
+    }
+    fs::write(runtime, "#!/bin/sh\nexec runc \"$@\"\n").unwrap();
+    match stage {
+        "checkpoint" => {}
+        "resume" if after => {}
+        // It may be dead by now.
+        "kill" => drop(change(&world, &shim, stage).await),
+        _ => change(&world, &shim, stage).await.unwrap(),
+    }
+    if stage != "kill" {
+        assert_eq!(shim.exec_to_end(shim.exec_request("x", &["true"])).await, 0);
+        call!(shim, kill, shim.kill_request(9)).unwrap();
+    }
+    assert_eq!(call!(shim, wait, shim.wait_request("")).unwrap().exit_status, 137);
+    call!(shim, delete, shim.delete_request("")).unwrap();
+    world.end(shim).await;
+}
+
+/// Asks for one change of the container.
+async fn change(world: &World, shim: &Shim, stage: &str) -> Result<(), api_ttrpc::Status> {
+    let id = "one".to_owned();
+    match stage {
+        "resume" => call!(shim, resume, ResumeRequest { id }),
+        "update" => {
+            let shares = br#"{"cpu":{"shares":512}}"#.to_vec();
+            let resources = Some(typeurl::encode_json(typeurl::LINUX_RESOURCES, shares));
+            call!(shim, update, UpdateTaskRequest { id, resources, ..Default::default() })
+        }
+        "kill" => call!(shim, kill, shim.kill_request(9)),
+        _ => {
+            let path = world.path("checkpoint").to_str().unwrap().to_owned();
+            call!(shim, checkpoint, CheckpointTaskRequest { id, path, options: None })
+        }
+    }
+}
+
 /// How long a command may take in the test of runtimes that hang: long for a good one.
 const LIMIT: u32 = 10;
 
 #[tokio::test]
 async fn a_runtime_that_hangs_is_killed_at_every_stage() {
-    let stages = ["create", "start", "exec", "pause", "delete"].map(one_stage_hangs);
+    let stages = ["create", "start", "exec", "pause", "resume", "update", "kill", "delete"]
+        .map(one_stage_hangs);
     futures(stages).await;
 }
 
@@ -219,6 +290,13 @@ async fn one_stage_hangs(stage: &str) {
     }
     if stage == "pause" {
         hangs(call!(shim, pause, PauseRequest { id: "one".to_owned() }));
+    }
+    if let "resume" | "update" | "kill" = stage {
+        if stage == "resume" {
+            call!(shim, pause, PauseRequest { id: "one".to_owned() }).unwrap();
+        }
+        hangs(change(&world, &shim, stage).await);
+        fs::write(&runtime, "#!/bin/sh\nexec runc \"$@\"\n").unwrap();
     }
     call!(shim, kill, shim.kill_request(9)).unwrap();
     call!(shim, wait, shim.wait_request("")).unwrap();

@@ -49,6 +49,38 @@ fn all_is_there(output: &[u8]) {
 }
 
 #[tokio::test]
+async fn fifos_that_vanish_harm_nobody() {
+    let world = World::new().await;
+    let script = "read line; echo got $line; sleep 1000";
+    let bundle = world.bundle("one", &["sh", "-c", script]);
+    let shim = world.start(&bundle, "one").await;
+    let mut create = world.create(&shim);
+    (create.stdin, create.stdout) = (world.fifo("in"), world.fifo("out"));
+    let mut input = std::fs::OpenOptions::new().read(true).write(true).open(&create.stdin).unwrap();
+    let out = read_all(&create.stdout);
+    let paths = [create.stdin.clone(), create.stdout.clone()];
+    shim.run(create).await;
+    for path in &paths {
+        std::fs::remove_file(path).unwrap();
+    }
+    // Who has them open is served; who comes too late is told what is missing.
+    input.write_all(b"it\n").unwrap();
+    let exec = |exec_id: &str| ExecProcessRequest {
+        stdout: paths[1].clone(),
+        ..shim.exec_request(exec_id, &["true"])
+    };
+    call!(shim, exec, exec("x")).unwrap();
+    let status = call!(shim, start, shim.start_request("x")).unwrap_err();
+    assert!(status.message.contains("no such file or directory"), "{}", status.message);
+    call!(shim, delete, shim.delete_request("x")).unwrap();
+    let close = CloseIoRequest { id: "one".to_owned(), exec_id: String::new(), stdin: true };
+    call!(shim, close_io, close).unwrap();
+    shim.remove().await;
+    assert_eq!(out.await.unwrap(), b"got it\n");
+    world.end(shim).await;
+}
+
+#[tokio::test]
 async fn a_reader_that_stalls_beyond_the_delete_gets_everything() {
     // What a pipe and a fifo hold together, so that the process can end.
     const LENGTH: usize = 120_000;
