@@ -21,7 +21,7 @@ pub use checkpoint::{Checkpoint, Parts};
 pub use remap::IdMap;
 
 use crate::image::Resolved;
-use crate::{Client, DEFAULT_SNAPSHOTTER, body, missing};
+use crate::{Client, body, missing};
 
 /// The longest label, key and value together, that the daemon takes.
 const MAX_LABEL: usize = 4096;
@@ -38,7 +38,7 @@ pub struct NewContainer<'a> {
     pub id: &'a str,
     /// Its image, and what it holds; without one the spec names a root file system.
     pub image: Option<(&'a str, &'a Resolved)>,
-    /// Where the snapshot is made; containerd's default if empty.
+    /// Where the snapshot is made; the namespace's default if empty.
     pub snapshotter: &'a str,
     /// Labels of the snapshot.
     pub snapshot_labels: BTreeMap<String, String>,
@@ -46,7 +46,7 @@ pub struct NewContainer<'a> {
     pub owners: Option<IdMap>,
     /// Labels of the container.
     pub labels: BTreeMap<String, String>,
-    /// Its runtime.
+    /// Its runtime; the namespace's default if empty.
     pub runtime: &'a str,
     /// Options of the runtime.
     pub runtime_options: Option<Any>,
@@ -108,7 +108,7 @@ impl Client {
             id: id.to_owned(),
             labels: new.labels,
             runtime: Some(container::Runtime {
-                name: runtime.to_owned(),
+                name: self.runtime_or_default(runtime).await?,
                 options: new.runtime_options,
             }),
             extensions: new.extensions,
@@ -119,12 +119,21 @@ impl Client {
             record.spec = Some(spec(None)?);
             return Ok((self.create_record(record).await?, Vec::new()));
         };
-        let snapshotter = if snapshotter.is_empty() { DEFAULT_SNAPSHOTTER } else { snapshotter };
+        // The snapshot is held by the lease until the record refers to it.
+        let (snapshotter, lease) =
+            tokio::join!(self.snapshotter_or_default(snapshotter), self.lease());
+        let lease = lease?;
+        let snapshotter = match snapshotter {
+            Ok(name) => name,
+            Err(error) => {
+                lease.release().await;
+                return Err(error);
+            }
+        };
+        let snapshotter = snapshotter.as_str();
         name.clone_into(&mut record.image);
         snapshotter.clone_into(&mut record.snapshotter);
         id.clone_into(&mut record.snapshot_key);
-        // The snapshot is held by the lease until the record refers to it.
-        let lease = self.lease().await?;
         let made = async {
             let leased = lease.client()?;
             let labels = new.snapshot_labels;

@@ -15,6 +15,7 @@
 mod connection;
 pub mod container;
 pub mod content;
+mod defaults;
 pub mod disk;
 pub mod image;
 pub mod stdio;
@@ -23,11 +24,12 @@ pub mod terminal;
 pub mod transfer;
 
 pub use connection::{CONNECT_TIMEOUT, Client, Connect, Headers, Service};
+pub use defaults::{RUNTIME_LABEL, SNAPSHOTTER_LABEL};
 
-/// The snapshotter where nobody names one.
+/// The snapshotter where nobody names one, nor a label of the namespace does.
 pub const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
 
-/// The runtime where nobody names one.
+/// The runtime where nobody names one, nor a label of the namespace does.
 pub const DEFAULT_RUNTIME: &str = "io.containerd.runc.v2";
 
 use base_errors::{Error, Result};

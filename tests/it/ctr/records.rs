@@ -40,6 +40,26 @@ with_both_ctrs! {
         Ok(())
     }
 
+    fn what_a_namespace_says_where_nobody_names_it(world) {
+        let label = format!("namespaces label {} containerd.io/defaults/snapshotter", world.namespace());
+        world.ctr(&format!("{label}=native"))?;
+        world.ctr(&format!("run --rm {IMAGE} first true"))?;
+        world.ctr(&format!("containers create {IMAGE} second true"))?;
+        world.ctr(&format!("containers create --snapshotter overlayfs {IMAGE} third true"))?;
+        let info = |id: &str| -> anyhow::Result<serde_json::Value> {
+            Ok(serde_json::from_str(&world.ctr(&format!("containers info {id}"))?)?)
+        };
+        ensure!(info("second")?["Snapshotter"] == "native", "{}", info("second")?);
+        ensure!(info("third")?["Snapshotter"] == "overlayfs", "{}", info("third")?);
+        ensure!(world.ctr("snapshots --snapshotter native ls")?.contains("second"));
+        world.ctr("containers rm second third")?;
+        world.ctr(&format!("{label}="))?;
+        world.ctr(&format!("containers create {IMAGE} fourth true"))?;
+        ensure!(info("fourth")?["Snapshotter"] == "overlayfs", "{}", info("fourth")?);
+        world.ctr("containers rm fourth")?;
+        Ok(())
+    }
+
     fn containers(world) {
         world.ctr(&format!("containers create --label a=b {IMAGE} first sleep 1000"))?;
         let table = Table::parse(&world.ctr("containers ls")?)?;

@@ -195,17 +195,16 @@ async fn usage(connection: &Connection, snapshotter: &str, name: Option<String>)
     use api_grpc::snapshots::{StatSnapshotRequest, UsageRequest};
     let name = name.ok_or_else(|| plain("image reference must be provided"))?;
     let client = connection.connect().await?;
-    let snapshotter =
-        if snapshotter.is_empty() { client::DEFAULT_SNAPSHOTTER } else { snapshotter };
+    let snapshotter = client.snapshotter_or_default(snapshotter).await?;
     let image = client.image(&name).await?;
     let resolved = client.resolve_image(&image, &Platform::host()).await?;
     let mut table = format::TabWriter::narrow();
     table.line("KEY\tSIZE\tINODES\t");
     let mut key = resolved.chain_id();
     while !key.is_empty() {
-        let stat = StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.clone() };
+        let stat = StatSnapshotRequest { snapshotter: snapshotter.clone(), key: key.clone() };
         let info = body(client.snapshots().stat(stat).await)?.info.unwrap_or_default();
-        let usage = UsageRequest { snapshotter: snapshotter.to_owned(), key: key.clone() };
+        let usage = UsageRequest { snapshotter: snapshotter.clone(), key: key.clone() };
         let usage = body(client.snapshots().usage(usage).await)?;
         table.line(&format!("{key}\t{}\t{}\t", format::bytes(usage.size), usage.inodes));
         key = info.parent;

@@ -61,8 +61,13 @@ impl Import {
     pub(super) async fn run(self, connection: &Connection) -> Outcome {
         let name = self.archive.as_deref().unwrap_or_default();
         let file = open(name)?;
-        let store = self.store()?;
+        let mut store = self.store()?;
         let client = connection.connect().await?;
+        if self.snapshotter.is_empty()
+            && let Some(name) = client.namespace_label(client::SNAPSHOTTER_LABEL).await?
+        {
+            store.unpacks.iter_mut().for_each(|unpack| unpack.snapshotter.clone_from(&name));
+        }
         let progress = Progress::new();
         let on_progress = progress.sink();
         let imported =

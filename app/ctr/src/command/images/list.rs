@@ -143,12 +143,9 @@ impl Check {
         }
         let complete = check.missing.is_empty();
         let word = if complete { "complete" } else { "incomplete" };
-        let snapshotter = match self.snapshotter.as_str() {
-            "" => client::DEFAULT_SNAPSHOTTER,
-            name => name,
-        };
+        let snapshotter = client.snapshotter_or_default(&self.snapshotter).await?;
         let unpacked = match client.resolve_image(image, &Platform::host()).await {
-            Ok(resolved) => client.is_unpacked(&resolved, snapshotter).await?,
+            Ok(resolved) => client.is_unpacked(&resolved, &snapshotter).await?,
             Err(error) if error.is_not_found() => false,
             Err(error) => return Err(error),
         };

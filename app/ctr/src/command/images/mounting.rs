@@ -49,10 +49,6 @@ pub(crate) struct Unmount {
     target: Option<PathBuf>,
 }
 
-fn snapshotter(name: &str) -> &str {
-    if name.is_empty() { client::DEFAULT_SNAPSHOTTER } else { name }
-}
-
 /// The lease that holds the snapshot of a mount.
 fn lease_id(target: &str) -> String {
     // COMPAT: containerd's ctr names snapshot and lease by the target; ours by what is valid.
@@ -76,7 +72,8 @@ impl Mount {
             .as_deref()
             .ok_or_else(|| plain("please provide a target path to mount to"))?;
         let client = connection.connect().await?;
-        let snapshotter = snapshotter(&self.snapshotter);
+        let snapshotter = client.snapshotter_or_default(&self.snapshotter).await?;
+        let snapshotter = snapshotter.as_str();
         let platform = match &self.platform {
             Some(platform) => Platform::parse(platform)?,
             None => Platform::host(),
@@ -179,8 +176,8 @@ impl Unmount {
         if self.rm {
             let client = connection.connect().await?;
             let key = target.display().to_string();
-            let snapshotter = snapshotter(&self.snapshotter);
-            match client.remove_snapshot(snapshotter, &key).await {
+            let snapshotter = client.snapshotter_or_default(&self.snapshotter).await?;
+            match client.remove_snapshot(&snapshotter, &key).await {
                 Err(error) if !error.is_not_found() => {
                     return Err(error.context("error removing snapshot"));
                 }
