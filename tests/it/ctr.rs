@@ -6,5 +6,6 @@ mod images;
 mod records;
 mod run;
 mod snapshots;
+mod specs;
 mod tasks;
 mod version;

@@ -149,12 +149,11 @@ impl SpecBuilder {
     }
 
     /// Runs `args`, whatever the image says.
+    ///
+    /// COMPAT: without an image there is no variable, not even a path.
     #[must_use]
     pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.spec.process.args = args.into_iter().map(Into::into).collect();
-        if self.spec.process.env.is_empty() {
-            self.spec.process.env.push(DEFAULT_PATH.to_owned());
-        }
         self
     }
 
@@ -577,7 +576,7 @@ mod tests {
     #[test]
     fn variables_are_replaced_and_removed() {
         let spec = builder().args(["sh"]).env("A=1").env("B=2").env("A=3").env("B").build_spec();
-        assert_eq!(spec.process.env, [DEFAULT_PATH, "A=3"]);
+        assert_eq!(spec.process.env, ["A=3"]);
         let spec = builder().args(["sh"]).tty(true).build_spec();
         assert!(spec.process.terminal && spec.process.env.contains(&"TERM=xterm".to_owned()));
     }

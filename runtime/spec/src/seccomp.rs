@@ -50,7 +50,7 @@ const ALLOWED: &str = "accept accept4 access adjtimex alarm bind brk cachestat c
     waitid waitpid write writev process_vm_readv process_vm_writev ptrace";
 
 /// Calls that go with a capability.
-const WITH_CAPABILITY: [(&str, &str); 13] = [
+const WITH_CAPABILITY: [(&str, &str); 14] = [
     ("CAP_DAC_READ_SEARCH", "open_by_handle_at"),
     (
         "CAP_SYS_ADMIN",
@@ -68,6 +68,7 @@ const WITH_CAPABILITY: [(&str, &str); 13] = [
     ("CAP_SYS_TTY_CONFIG", "vhangup"),
     ("CAP_SYS_NICE", "get_mempolicy mbind set_mempolicy set_mempolicy_home_node"),
     ("CAP_SYSLOG", "syslog"),
+    ("CAP_BPF", "bpf"),
     ("CAP_PERFMON", "perf_event_open"),
 ];
 
