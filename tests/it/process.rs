@@ -239,6 +239,40 @@ fn commands_of_the_daemon() {
     });
 }
 
+/// What a runtime does with a hook whose program is the daemon's.
+#[test]
+fn a_hook_whose_arguments_are_filled_in() {
+    check_empty(options(), |world| {
+        let bundle = world.path("files/bundle");
+        fs::create_dir(&bundle)?;
+        fs::write(bundle.join("config.json"), r#"{"root":{"path":"rootfs"},"other":[1]}"#)?;
+        let at = bundle.display();
+        let state = format!(
+            r#"{{"ociVersion":"1.0.2","id":"one","status":"created","pid":42,"bundle":"{at}",
+                "annotations":{{"a.b/c":"d e"}}}}"#
+        );
+        let hook = |arguments: &[&str]| {
+            let mut command = world.command(&world.options().daemon.daemon()?);
+            command.args(["oci-hook", "--"]).args(arguments).env("HOOKED", "{{status}}:{{id}}");
+            e2e::running::run(command, Some(state.as_bytes()), &world.path("files"))
+        };
+        let script = "echo $HOOKED \"$@\"";
+        let words = ["{{id}}", "-c", "{{pid}}", "{{rootfs}}", "{{annotation \"a.b/c\"}}"];
+        let shown = hook(&[&["/bin/sh", "-c", script, "sh"], words.as_slice()].concat())?.ok()?;
+        ensure!(shown == format!("created:one one -c 42 {at}/rootfs d e\n"), "{shown}");
+        let output = hook(&["/bin/sh", "-c", "exit 7"])?;
+        ensure!(output.status == 7, "{output}");
+        let error = hook(&["/bin/sh", "{{nothing}}"])?.failed()?;
+        ensure!(error.contains("function \"nothing\" not defined"), "{error}");
+        let error = hook(&["/no/such/program"])?.failed()?;
+        ensure!(error.to_lowercase().contains("no such file or directory"), "{error}");
+        fs::remove_dir_all(&bundle)?;
+        let error = hook(&["/bin/true"])?.failed()?;
+        ensure!(error.contains("config.json"), "{error}");
+        Ok(())
+    });
+}
+
 #[test]
 fn readiness_is_told_to_systemd() {
     let folder = tempfile::tempdir_in("/dev/shm").expect("no folder");

@@ -1,13 +1,14 @@
 //! The command line.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, DEFAULT_PATH, Overrides};
-use crate::{daemon, database, publish};
+use crate::{daemon, database, hook, publish};
 
 /// The version that we are compatible with, which clients see.
 pub const VERSION: &str = "2.1.9+ironhull";
@@ -72,6 +73,12 @@ enum Command {
         #[arg(long)]
         topic: String,
     },
+    /// Provides a base for OCI runtime hooks to allow arguments to be injected.
+    OciHook {
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Look into a bolt database, such as meta.db, while no daemon has it open
     #[command(hide = true)]
     Bolt {
@@ -131,6 +138,7 @@ impl Arguments {
                 let address = Config::load(&path, asked_for, &overrides)?.config.grpc.address;
                 publish::run(&address, &namespace, &topic)
             }
+            Some(Command::OciHook { words }) => hook::run(&words),
             Some(Command::Bolt { command: BoltCommand::Check { file } }) => database::check(&file),
             Some(Command::Bolt { command: BoltCommand::Dump { file } }) => database::dump(&file),
             Some(Command::Bolt { command: BoltCommand::Salvage { file, to, fill } }) => {

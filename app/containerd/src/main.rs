@@ -9,6 +9,7 @@ mod collector;
 mod config;
 mod daemon;
 mod database;
+mod hook;
 mod http;
 mod publish;
 mod recovery;
