@@ -18,7 +18,7 @@ use std::rc::Rc;
 use anyhow::Result;
 use base_plugin::Graph;
 use base_telemetry::metrics::Registry;
-use service_grpc::PluginReport;
+use service_grpc::{Deprecations, PluginReport};
 
 use crate::config::{Config, PluginTables};
 
@@ -32,6 +32,8 @@ pub struct Surroundings {
     pub metrics: Registry,
     /// What introspection shows once all plugins are there.
     pub report: PluginReport,
+    /// What introspection warns of.
+    pub deprecations: Deprecations,
     /// The API of 0.2, once its plugin is there.
     pub v0: OnceCell<service_v0::Api>,
 }

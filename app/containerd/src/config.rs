@@ -5,6 +5,7 @@
 //! [`migrate`] renames what older versions called differently; [`Config::from_table`] gives types
 //! to it. Keys that nobody reads are warned about with file and line: they are often typing errors.
 
+mod deprecated;
 mod file;
 mod migrate;
 mod plugin_tables;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+pub use deprecated::deprecated;
 pub use file::Provenance;
 pub use plugin_tables::PluginTables;
 

@@ -19,12 +19,12 @@ use runtime_supervisor::restart::RestartMonitor;
 use service_grpc::metering::MeteringLayer;
 use service_grpc::server::{self, Dispatcher, GrpcService};
 use service_grpc::ttrpc_events::ShimEvents;
-use service_grpc::{OperationsService, PluginReport, Stores};
+use service_grpc::{Deprecations, OperationsService, PluginReport, Stores};
 use tokio::signal::unix::{SignalKind, signal};
 use tower::Layer as _;
 
 use crate::builtins::{self, Surroundings};
-use crate::config::{Loaded, PluginTables};
+use crate::config::{Loaded, PluginTables, deprecated};
 use crate::v0::Asked;
 use crate::{cli, http, recovery, sockets, tls};
 
@@ -82,10 +82,15 @@ pub fn run(loaded: Loaded) -> Result<()> {
         tables: Rc::clone(&tables),
         metrics: Registry::default(),
         report: PluginReport::default(),
+        deprecations: Deprecations::default(),
         v0: std::cell::OnceCell::new(),
     });
     recovered.publish(&surroundings.metrics);
     let config = &surroundings.config;
+    for what in deprecated(&config.plugins) {
+        tracing::warn!("{}", what.message());
+        surroundings.deprecations.note(what);
+    }
     let plugins =
         builtins::graph(&surroundings).start(&config.disabled_plugins, &config.root, &config.state);
     for warning in tables.warnings(&builtins::configured()) {

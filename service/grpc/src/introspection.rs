@@ -13,6 +13,7 @@ use base_ident::filter::{Adaptor, Filter};
 use base_plugin::{Loaded, Outcome};
 use tonic::{Request, Response, Status};
 
+use crate::Deprecations;
 use crate::convert::status;
 
 /// The plugins after the start. The service is a plugin itself, so they are set when all are there.
@@ -80,6 +81,8 @@ pub struct IntrospectionService {
     pub report: PluginReport,
     /// The file that holds the server's id; made at the first call.
     pub uuid_file: PathBuf,
+    /// What is in use although it is deprecated.
+    pub deprecations: Deprecations,
 }
 
 impl IntrospectionService {
@@ -138,7 +141,7 @@ impl Introspection for IntrospectionService {
             uuid: self.uuid().map_err(status)?,
             pid: std::process::id().into(),
             pidns: pid_namespace(),
-            deprecations: Vec::new(),
+            deprecations: self.deprecations.list(),
         }))
     }
 

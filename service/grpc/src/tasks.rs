@@ -14,6 +14,7 @@ use api_grpc::tasks::{
     WaitRequest, WaitResponse,
 };
 use api_shim::types::Mount;
+use api_shim::{Any, runc, typeurl};
 use base_errors::{Error, Result};
 use base_ident::Namespace;
 use runtime_supervisor::{CreateTask, ExecTask, Exit, Runtime, Supervisor};
@@ -21,9 +22,9 @@ use store_metadata::Scope;
 use store_mount::{ActivateOptions, MountManager};
 use tonic::{Request, Response, Status};
 
-use crate::Backends;
 use crate::convert::{descriptor, mount_messages, mounts, status};
 use crate::request::scope;
+use crate::{Backends, Deprecated, Deprecations};
 
 /// Running containers.
 pub struct TasksService {
@@ -33,6 +34,8 @@ pub struct TasksService {
     pub supervisor: Supervisor,
     /// Makes the mounts that no shim can make; none if it is not loaded.
     pub mounts: Option<MountManager>,
+    /// What is in use although it is deprecated.
+    pub deprecations: Deprecations,
 }
 
 /// Says of an activation that it lives as long as its container.
@@ -92,6 +95,18 @@ impl TasksService {
     }
 }
 
+/// The task service that options of runc name: how clients of containerd 2.0 say that a sandbox has
+/// one.
+fn task_api(options: Option<&Any>) -> Result<Option<(String, u32)>> {
+    let Some(options) = options.filter(|options| typeurl::is::<runc::Options>(options)) else {
+        return Ok(None);
+    };
+    let options: runc::Options =
+        typeurl::decode(options).map_err(|error| Error::invalid_argument(error.to_string()))?;
+    let named = (options.task_api_address, options.task_api_version);
+    Ok(Some(named).filter(|(address, _)| !address.is_empty()))
+}
+
 fn deleted(exit: Exit) -> DeleteResponse {
     DeleteResponse {
         id: exit.id,
@@ -126,6 +141,15 @@ impl Tasks for TasksService {
             }
             _ => None,
         };
+        let (task_api_address, task_api_version) =
+            match task_api(request.options.as_ref()).map_err(status)? {
+                Some(named) if request.task_api_address.is_empty() => {
+                    self.deprecations.note(Deprecated::TaskApiAddress);
+                    self.deprecations.note(Deprecated::TaskApiVersion);
+                    named
+                }
+                _ => (request.task_api_address, request.task_api_version),
+            };
         let given = !request.rootfs.is_empty();
         let rootfs = self.rootfs(&scope, &container.id, request.rootfs).await.map_err(status)?;
         let task = CreateTask {
@@ -142,8 +166,8 @@ impl Tasks for TasksService {
             unpack,
             options: request.options,
             runtime_path: request.runtime_path,
-            task_api_address: request.task_api_address,
-            task_api_version: request.task_api_version,
+            task_api_address,
+            task_api_version,
         };
         let pid = match self.supervisor.create(&namespace, task).await {
             Ok(pid) => pid,
@@ -372,5 +396,27 @@ impl Tasks for TasksService {
             .await
             .map_err(|error| self.missing(&namespace, id, error))?;
         Ok(Response::new(WaitResponse { exit_status: exit.status, exited_at: exit.exited_at }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_may_name_a_task_service() {
+        let named = |address: &str| {
+            let (task_api_address, task_api_version) = (address.to_owned(), 3);
+            let options =
+                runc::Options { task_api_address, task_api_version, ..Default::default() };
+            task_api(Some(&typeurl::encode(&options))).unwrap()
+        };
+        assert_eq!(named("unix:///s"), Some(("unix:///s".to_owned(), 3)));
+        assert_eq!(named(""), None);
+        assert_eq!(task_api(None).unwrap(), None);
+        let other = Any { type_url: "kata.v1.Options".to_owned(), value: vec![1] };
+        assert_eq!(task_api(Some(&other)).unwrap(), None);
+        let damaged = Any { value: vec![0xff; 9], ..typeurl::encode(&runc::Options::default()) };
+        assert!(task_api(Some(&damaged)).unwrap_err().is_invalid_argument());
     }
 }

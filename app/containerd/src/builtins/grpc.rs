@@ -145,13 +145,15 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
 /// Services that need tasks, events or streams.
 fn with_runtime(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
     let config = surroundings.config.grpc.clone();
+    let deprecations = surroundings.deprecations.clone();
     let requires = &[types::SERVICE, super::mounts::MANAGER];
     graph.register(Registration::new(types::GRPC, "tasks", requires, move |context| {
         let parts = context.get::<(Backends, Supervisor)>(types::SERVICE, "tasks-service")?;
         let (backends, supervisor) = (*parts).clone();
         let mounts = context.get::<MountManager>(super::mounts::MANAGER, "bolt").ok();
         let mounts = mounts.map(|manager| (*manager).clone());
-        serve!(config, TasksServer, TasksService { backends, supervisor, mounts })
+        let deprecations = deprecations.clone();
+        serve!(config, TasksServer, TasksService { backends, supervisor, mounts, deprecations })
     }));
     let config = surroundings.config.grpc.clone();
     let around = Rc::clone(surroundings);
@@ -205,13 +207,15 @@ fn alone(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
     }));
     let config = surroundings.config.grpc.clone();
     let report = surroundings.report.clone();
+    let deprecations = surroundings.deprecations.clone();
     graph.register(Registration::new(
         types::GRPC,
         "introspection",
         &[types::ALL],
         move |context| {
             let uuid_file = context.root.join("uuid");
-            serve!(config, IntrospectionServer, IntrospectionService { report, uuid_file })
+            let service = IntrospectionService { report, uuid_file, deprecations };
+            serve!(config, IntrospectionServer, service)
         },
     ));
 }
