@@ -5,6 +5,7 @@
 //! a name, and a failure tells all that failed.
 
 mod building;
+mod checkpoints;
 mod crashing;
 mod images;
 mod lifecycle;
@@ -49,6 +50,12 @@ fn docker_20_10_moves_images_and_packets() {
 #[test]
 fn docker_20_10_survives_crashes() {
     check(Maker::Bookworm, &["--live-restore"], crashing::steps);
+}
+
+/// Docker 20.10 writes containers with CRIU and lets them go on.
+#[test]
+fn docker_20_10_checkpoints() {
+    check(Maker::Bookworm, &["--experimental"], checkpoints::steps);
 }
 
 /// Docker 28.5 with the daemon's content store, snapshots and diffs.
