@@ -15,7 +15,7 @@ use base_ident::{Namespace, validate_identifier};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::ShimError;
 use crate::bundle::Bundle;
@@ -33,6 +33,8 @@ const WIDTH: usize = 512;
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// The pause between two tries to connect within the time limit.
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// How long a dying shim may still accept connections.
+const DYING: Duration = Duration::from_millis(500);
 /// How often a shim without a task is asked for one before it is given up: once more after it was
 /// told to leave and did not is enough.
 const QUESTIONS: u32 = 3;
@@ -217,9 +219,24 @@ impl Inner {
             file.file_type().is_socket().then(|| (file.dev(), file.ino()))
         };
         let found = socket();
-        if found.is_some()
-            && matches!(self.contact(bundle).await, Contact::Dead)
-            // Not one that has come meanwhile.
+        if found.is_none() {
+            return;
+        }
+        let deadline = Instant::now() + DYING;
+        let dead = loop {
+            match self.contact(bundle).await {
+                Contact::Dead => break true,
+                // A process that dies closes one descriptor after the other.
+                Contact::Connected(connection) => {
+                    if timeout_at(deadline, connection.closed()).await.is_err() {
+                        break false;
+                    }
+                }
+                Contact::Silent(_) => break false,
+            }
+        };
+        // Not one that has come meanwhile.
+        if dead
             && socket() == found
             && let Err(error) = fs::remove_file(path)
         {
@@ -247,13 +264,17 @@ impl Inner {
             // A shim whose task was never created, or is deleted already.
             tracing::info!(task = %bundle.object(), "cleaning leaked shim process");
             if !bundle.shares_shim() {
-                self.shut_down_shim(&connection, &bundle.id).await;
+                self.shut_down_shim(&connection, bundle).await;
                 let grace = self.config.timeouts.shim_shutdown;
                 questions += 1;
                 if timeout(grace, connection.closed()).await.is_err() && questions < QUESTIONS {
                     // It stays: the create that the dead daemon had asked for came in between.
                     continue;
                 }
+            }
+            if !bundle.shares_shim() && connection.is_closed() {
+                // It may have been killed before it came to that.
+                self.remove_dead_socket(bundle).await;
             }
             self.remove_bundle(bundle).await;
             return Outcome::Cleaned;

@@ -366,7 +366,7 @@ impl Inner {
             Err(error) => answered && error.is_not_found(),
         };
         if !launched.shared {
-            clean &= self.shut_down_shim(connection, &bundle.id).await;
+            clean &= self.shut_down_shim(connection, bundle).await;
             if !answered {
                 self.end_silent_shim(connection, &bundle.id).await;
             }
@@ -410,12 +410,18 @@ impl Inner {
         }
     }
 
-    /// Asks a shim to end; true if it agreed or has ended.
-    pub(crate) async fn shut_down_shim(&self, connection: &Connection, id: &str) -> bool {
-        let request = ShutdownRequest { id: id.to_owned(), now: false };
+    /// Asks the shim of a bundle to end; true if it agreed or has ended.
+    pub(crate) async fn shut_down_shim(&self, connection: &Connection, bundle: &Bundle) -> bool {
+        let id = bundle.id.clone();
+        let request = ShutdownRequest { id: id.clone(), now: false };
         let limit = Some(self.config.timeouts.shim_shutdown);
         match connection.call::<_, ()>("Shutdown", &request, limit).await {
-            Ok(()) | Err(CallError::Closed) => true,
+            Ok(()) => true,
+            Err(CallError::Closed) => {
+                // It died, or had just left.
+                self.remove_dead_socket(bundle).await;
+                true
+            }
             Err(CallError::Failed(error)) => {
                 tracing::error!(id, %error, "failed to shutdown shim task and the shim might be leaked");
                 false

@@ -112,7 +112,7 @@ impl Inner {
             }
         };
         operation.phase("ending the shim");
-        let ended = task.shared || self.shut_down_shim(&task.connection, task.id()).await;
+        let ended = task.shared || self.shut_down_shim(&task.connection, &task.bundle).await;
         if !ended
             && let Err(error) =
                 self.programs.delete(&task.program, &task.bundle, task.options.as_ref()).await

@@ -417,6 +417,7 @@ mod tests {
         let other = Any { type_url: "kata.v1.Options".to_owned(), value: vec![1] };
         assert_eq!(task_api(Some(&other)).unwrap(), None);
         let damaged = Any { value: vec![0xff; 9], ..typeurl::encode(&runc::Options::default()) };
-        assert!(task_api(Some(&damaged)).unwrap_err().is_invalid_argument());
+        let error = task_api(Some(&damaged)).unwrap_err();
+        assert_eq!(error.class(), base_errors::Class::InvalidArgument);
     }
 }

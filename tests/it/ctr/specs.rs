@@ -44,21 +44,29 @@ fn spec(world: &World, maker: Maker, line: &str) -> Result<Value> {
 
 /// Puts into one order what has none: devices, and the rules of calls, one for each name.
 fn unordered(spec: &mut Value) {
+    let order = |list: &mut Vec<Value>, keys: &[&str]| {
+        let key = |value: &Value| {
+            keys.iter().map(|key| value.pointer(key).map(Value::to_string)).collect::<Vec<_>>()
+        };
+        list.sort_by_key(key);
+        list.dedup();
+    };
     for path in ["/linux/devices", "/linux/resources/devices"] {
         if let Some(list) = spec.pointer_mut(path).and_then(Value::as_array_mut) {
-            list.sort_by_key(Value::to_string);
+            order(list, &["/path", "/type", "/major", "/minor", "/access"]);
         }
     }
     let Some(rules) = spec.pointer_mut("/linux/seccomp/syscalls") else { return };
-    let mut single = BTreeSet::new();
+    let mut single = Vec::new();
     for rule in rules.as_array().into_iter().flatten() {
         for name in rule["names"].as_array().into_iter().flatten() {
             let mut rule = rule.clone();
             rule["names"] = name.clone();
-            single.insert(rule.to_string());
+            single.push(rule);
         }
     }
-    *rules = single.into_iter().map(Value::String).collect();
+    order(&mut single, &["/names", "/action", "/args/0/index", "/args/0/value", "/args/0/op"]);
+    *rules = Value::Array(single);
 }
 
 /// Where two documents differ.
