@@ -16,7 +16,7 @@ fn body(world: &World) -> anyhow::Result<()> {
         skip!("containerd leaves shims, sockets and bundles behind");
     }
     let figures = run(world, PLAN)?;
-    println!("{figures:?}");
+    eprintln!("{figures:?}");
     ensure!(figures.whole >= PLAN.calm, "{figures:?}");
     Ok(())
 }
