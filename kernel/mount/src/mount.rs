@@ -175,8 +175,8 @@ pub fn read_only(mounts: &[Mount]) -> Vec<Mount> {
         if kind == "overlay" {
             overlay::make_read_only(&mut mount.options);
         } else {
-            let made_now = steps.contains(&crate::Step::Mkfs)
-                && !std::path::Path::new(&mount.source).exists();
+            let made_now =
+                steps.contains(&crate::Step::Mkfs) && !std::path::Path::new(&mount.source).exists();
             mount.options.retain(|option| option != "rw" && option != "ro");
             if made_now {
                 // Its folders have to be made as well, and nobody else can have it.
