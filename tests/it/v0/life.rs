@@ -395,11 +395,18 @@ fn ten_hanging_starts_do_not_hold_up_the_eleventh() {
             }
             let mut client = client;
             let mut events = client.events(v0::EventsRequest::default()).await?.into_inner();
-            while let Some(ended) = starts.join_next().await {
+            // Behind all of them, and not asked for again.
+            let waiting = client.create_container(old.create("eleventh", "exit 3")?);
+            let hanging = async {
                 let text = "containerd: container did not start before the specified timeout";
-                fails(ended?, Code::Unknown, text)?;
-            }
-            client.create_container(old.create("eleventh", "exit 3")?).await?;
+                while let Some(ended) = starts.join_next().await {
+                    fails(ended?, Code::Unknown, text)?;
+                }
+                anyhow::Ok(())
+            };
+            let (started, given_up) = tokio::join!(waiting, hanging);
+            given_up?;
+            started?;
             let all = until_exit(&mut events, "eleventh").await?;
             ensure!(all.len() == 2 && all[1].status == 3, "{all:?}");
             anyhow::Ok(())
