@@ -1,8 +1,8 @@
 //! What takes space, and who needs it.
 //!
-//! [`Client::inventory`] reads the records of one namespace: images, containers, leases, blobs,
-//! ingests, snapshots with their sizes. [`Inventory::report`] says for each image, container and
-//! lease how many bytes it needs, how many of them others need as well (*shared*), and how many
+//! [`Client::inventory`] reads the records of one namespace: images, containers, sandboxes, leases,
+//! blobs, ingests, snapshots with their sizes. [`Inventory::report`] says for each image, container,
+//! sandbox and lease how many bytes it needs, how many of them others need as well (*shared*), and how many
 //! would come back without it (*exclusive*); then what is kept by a label alone, and what nothing
 //! keeps, so that the next collection takes it. [`Inventory::prunable`] finds the snapshots that
 //! only a label keeps.
@@ -16,8 +16,9 @@ use api_grpc::content::ListContentRequest;
 use api_grpc::images::ListImagesRequest;
 use api_grpc::introspection::PluginsRequest;
 use api_grpc::leases::{ListRequest, ListResourcesRequest};
+use api_grpc::sandbox::StoreListRequest;
 use api_grpc::snapshots::{Kind, ListSnapshotsRequest, UsageRequest};
-use base_errors::Result;
+use base_errors::{Class, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::{Client, body};
@@ -58,6 +59,8 @@ pub enum Holder {
     Image,
     /// A container.
     Container,
+    /// A sandbox.
+    Sandbox,
     /// A lease.
     Lease,
     /// A label on the object itself, `containerd.io/gc.root`.
@@ -75,6 +78,7 @@ impl Holder {
         match self {
             Holder::Image => "image",
             Holder::Container => "container",
+            Holder::Sandbox => "sandbox",
             Holder::Lease => "lease",
             Holder::Label => "label",
             Holder::Ingest => "ingest",
@@ -101,7 +105,7 @@ pub struct Stored {
 pub struct Inventory {
     /// All that takes space.
     pub objects: BTreeMap<Object, Stored>,
-    /// Images, containers and leases by name, with what they hold first.
+    /// Images, containers, sandboxes and leases by name, with what they hold first.
     pub holders: BTreeMap<(Holder, String), Vec<Object>>,
     /// What lives as long as an object, or a holder, does.
     followers: BTreeMap<Object, Vec<Object>>,
@@ -194,7 +198,7 @@ impl Inventory {
         self.objects.insert(object, stored);
     }
 
-    /// Adds an image, a container or a lease that holds `objects`, and what `labels` name.
+    /// Adds an image, a container, a sandbox or a lease that holds `objects`, and what `labels` name.
     pub fn hold(
         &mut self,
         holder: Holder,
@@ -226,7 +230,7 @@ impl Inventory {
         reached
     }
 
-    /// What each image, container and lease needs.
+    /// What each image, container, sandbox and lease needs.
     fn held(&self) -> impl Iterator<Item = (Holder, &String, BTreeSet<&Object>)> {
         self.holders.iter().map(|(holder, held)| {
             let led = self.led.get(holder).into_iter().flatten();
@@ -234,7 +238,7 @@ impl Inventory {
         })
     }
 
-    /// Objects that neither an image nor a container nor a lease needs.
+    /// Objects that no image, container, sandbox or lease needs.
     fn unheld(&self) -> BTreeSet<&Object> {
         let held: BTreeSet<&Object> = self.held().flat_map(|(_, _, set)| set).collect();
         self.objects.keys().filter(|object| !held.contains(object)).collect()
@@ -291,7 +295,7 @@ impl Inventory {
         report
     }
 
-    /// The keys of the snapshots of `snapshotter` that no image, container or lease needs, children
+    /// The keys of the snapshots of `snapshotter` that no image, container, sandbox or lease needs, children
     /// before their parents. Without `active` only committed ones, whose children are all gone by
     /// then: somebody may be writing to the others.
     #[must_use]
@@ -367,6 +371,16 @@ impl Client {
                 key: container.snapshot_key,
             });
             inventory.hold(Holder::Container, &container.id, snapshot, &container.labels);
+        }
+        // What a sandbox's labels name is kept as well. containerd 1.6 has no sandboxes.
+        match body(self.sandboxes().list(StoreListRequest::default()).await) {
+            Ok(answer) => {
+                for sandbox in answer.list {
+                    inventory.hold(Holder::Sandbox, &sandbox.sandbox_id, [], &sandbox.labels);
+                }
+            }
+            Err(error) if error.class() == Class::NotImplemented => {}
+            Err(error) => return Err(error),
         }
         for lease in body(self.leases().list(ListRequest::default()).await)?.leases {
             let request = ListResourcesRequest { id: lease.id.clone() };
@@ -518,6 +532,17 @@ mod tests {
             inventory.report().usages.into_iter().map(|line| (line.holder, line.name)).collect();
         let wanted = [(Holder::Label, "s/top".to_owned()), (Holder::Ingest, "ingest r".to_owned())];
         assert_eq!(names, wanted);
+    }
+
+    #[test]
+    fn what_the_labels_of_a_sandbox_name_is_no_orphan() {
+        let mut inventory = Inventory::default();
+        add(&mut inventory, blob("b"), 7, &[]);
+        inventory.hold(Holder::Sandbox, "pod", [], &labels(&[("ref.content.x", "b")]));
+        let report = inventory.report();
+        assert_eq!(report.orphaned, 0);
+        let usages = &report.usages;
+        assert_eq!((usages.len(), usages[0].holder, usages[0].exclusive), (1, Holder::Sandbox, 7));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::connection::Connection;
 use crate::format::{self, TabWriter};
 use crate::{Outcome, say};
 
-/// Explains the disk: what each image, container and lease needs, and what nobody does.
+/// Explains the disk: what each image, container, sandbox and lease needs, and what nobody does.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Disk {
     /// Display sizes in bytes
@@ -27,8 +27,8 @@ impl Disk {
         let mut table = TabWriter::narrow();
         table.line("KIND\tNAME\tCONTENT\tSNAPSHOTS\tSHARED\tEXCLUSIVE\t");
         for usage in &report.usages {
-            let owned = matches!(usage.holder, Holder::Image | Holder::Container | Holder::Lease);
-            if self.orphans && owned {
+            let orphan = matches!(usage.holder, Holder::Label | Holder::Ingest | Holder::Orphan);
+            if self.orphans && !orphan {
                 continue;
             }
             let (kind, name) = (usage.holder.as_str(), &usage.name);

@@ -73,7 +73,7 @@ enum Command {
         /// Key, then the parent
         words: Vec<String>,
     },
-    /// Remove snapshots that no image, container or lease needs
+    /// Remove snapshots that no image, container, sandbox or lease needs
     Prune(prune::Prune),
     /// Remove snapshots
     #[command(visible_aliases = ["del", "remove", "rm"], name = "delete")]

@@ -6,7 +6,7 @@ use crate::{Outcome, say};
 
 use super::Reached;
 
-/// Removes what no image, container or lease needs.
+/// Removes what no image, container, sandbox or lease needs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Prune {
     /// Print what would be removed and remove nothing
