@@ -10,7 +10,7 @@ use api_grpc::containers::{
     Container, CreateContainerRequest, DeleteContainerRequest, GetContainerRequest,
 };
 use api_grpc::images::images_client::ImagesClient;
-use api_grpc::images::{CreateImageRequest, Image, ListImagesRequest};
+use api_grpc::images::{CreateImageRequest, DeleteImageRequest, Image, ListImagesRequest};
 use api_grpc::leases::leases_client::LeasesClient;
 use api_grpc::leases::{CreateRequest, DeleteRequest};
 use api_grpc::snapshots::snapshots_client::SnapshotsClient;
@@ -213,6 +213,34 @@ impl Lane {
         Ok(())
     }
 
+    /// Deletes the record of an image: one write.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn delete_image(&self, name: &str) -> Result<()> {
+        let message = DeleteImageRequest { name: name.to_owned(), ..DeleteImageRequest::default() };
+        self.images().delete(self.request(message)).await.context("Images.Delete")?;
+        Ok(())
+    }
+
+    /// Makes and removes an active snapshot, under the lease of the same name: two writes.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's.
+    pub async fn snapshot(&self, id: &str, template: &Template) -> Result<()> {
+        self.prepare(id, template).await?;
+        self.remove_snapshot(id).await
+    }
+
+    async fn remove_snapshot(&self, id: &str) -> Result<()> {
+        let message =
+            RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id.to_owned() };
+        self.snapshots().remove(self.request(message)).await.context("Snapshots.Remove")?;
+        Ok(())
+    }
+
     /// How many images a list has.
     ///
     /// # Errors
@@ -386,9 +414,7 @@ impl Lane {
         tasks.wait(self.request(message)).await.context("Tasks.Wait")?;
         let message = DeleteTaskRequest { container_id: id.to_owned() };
         tasks.delete(self.request(message)).await.context("Tasks.Delete")?;
-        let message =
-            RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id.to_owned() };
-        self.snapshots().remove(self.request(message)).await.context("Snapshots.Remove")?;
+        self.remove_snapshot(id).await?;
         self.delete_container(id).await
     }
 
@@ -410,9 +436,7 @@ impl Lane {
         let status = wait.context("Tasks.Wait")?.into_inner().exit_status;
         let message = DeleteTaskRequest { container_id: id.to_owned() };
         self.tasks().delete(self.request(message)).await.context("Tasks.Delete")?;
-        let message =
-            RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: id.to_owned() };
-        self.snapshots().remove(self.request(message)).await.context("Snapshots.Remove")?;
+        self.remove_snapshot(id).await?;
         self.delete_container(id).await?;
         if status != 0 {
             bail!("container {id} ended with {status}");

@@ -21,6 +21,9 @@ const SPAN: Duration = Duration::from_millis(1500);
 /// Writes of one turn of a client: lease and container made, container and lease deleted.
 const WRITES: usize = 4;
 
+/// Writes of a turn that has a snapshot and an image as well.
+const WRITES_OF_ALL: usize = 8;
+
 /// A side with its clients.
 struct Clients {
     // Before the side: the daemon ends before its folders go.
@@ -55,7 +58,11 @@ pub fn measure(plan: &Plan) -> Result<Vec<Row>> {
             .map(|&maker| Clients::new(plan, maker, slow))
             .collect::<Result<_>>()?;
         let samples = rounds::interleave(plan, plan.rounds(7, 2), &mut sides, |clients| {
-            Ok(vec![clients.run(1)?, clients.run(CLIENTS)?])
+            Ok(vec![
+                clients.run(1, false)?,
+                clients.run(CLIENTS, false)?,
+                clients.run(CLIENTS, true)?,
+            ])
         })?;
         let row = |what: String, at, promise| Row {
             what,
@@ -65,6 +72,8 @@ pub fn measure(plan: &Plan) -> Result<Vec<Row>> {
         };
         rows.push(row(format!("metadata writes, 1 client, {where_}"), 0, Promise::None));
         rows.push(row(format!("metadata writes, {CLIENTS} clients, {where_}"), 1, promise));
+        let all = format!("the same with snapshots and images, {CLIENTS} clients, {where_}");
+        rows.push(row(all, 2, promise));
     }
     Ok(rows)
 }
@@ -89,8 +98,9 @@ impl Clients {
         Ok(Clients { _slow: slow, side, runtime, lanes, template, next: 0 })
     }
 
-    /// Writes per second of `clients` that each wait for every answer.
-    fn run(&mut self, clients: usize) -> Result<f64> {
+    /// Writes per second of `clients` that each wait for every answer; `all` kinds of records, or
+    /// leases and containers alone.
+    fn run(&mut self, clients: usize, all: bool) -> Result<f64> {
         self.next += 1;
         let round = self.next;
         let begin = Instant::now();
@@ -104,9 +114,14 @@ impl Clients {
                         let id = format!("write-{round}-{number}-{writes}");
                         lane.create_lease(&id).await?;
                         lane.create_container(template.container(&id)).await?;
+                        if all {
+                            lane.snapshot(&id, &template).await?;
+                            lane.create_image(&id, writes).await?;
+                            lane.delete_image(&id).await?;
+                        }
                         lane.delete_container(&id).await?;
                         lane.delete_lease(&id).await?;
-                        writes += WRITES;
+                        writes += if all { WRITES_OF_ALL } else { WRITES };
                     }
                     anyhow::Ok(writes)
                 });

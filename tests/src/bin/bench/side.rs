@@ -71,6 +71,17 @@ impl Plan {
         Ok(Side { maker, world, program: self.program.clone() })
     }
 
+    /// The side of `maker`, whose daemon has `environment` beside the usual.
+    ///
+    /// # Errors
+    ///
+    /// The daemon does not start.
+    pub fn side_in(&self, maker: Maker, environment: Vec<(String, String)>) -> Result<Side> {
+        let world = World::new(Options { environment, ..options(maker)? })
+            .with_context(|| format!("the side of {maker}"))?;
+        Ok(Side { maker, world, program: self.program.clone() })
+    }
+
     /// The side of `maker` without a daemon.
     ///
     /// # Errors
