@@ -23,7 +23,7 @@ use store_metadata::{Collection, Resource};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::plan::{Plan, Table};
-use self::sweeps::{Asked, Sweeps};
+use self::sweeps::{Asked, SWEEP_PATIENCE, Sweeps};
 use crate::config::parse_duration;
 
 /// `[plugins."io.containerd.gc.v1.scheduler"]`.
@@ -66,6 +66,8 @@ type Waiter = oneshot::Sender<std::result::Result<Asked, String>>;
 /// Runs collections by the time table, and on demand.
 pub struct Scheduler {
     requests: mpsc::Sender<Waiter>,
+    /// How long a caller waits for sweeps.
+    patience: Duration,
 }
 
 /// What commits tell the schedule.
@@ -138,7 +140,7 @@ impl Scheduler {
             ),
         };
         tokio::spawn(run.schedule());
-        Ok(Scheduler { requests })
+        Ok(Scheduler { requests, patience: SWEEP_PATIENCE })
     }
 }
 
@@ -153,7 +155,7 @@ impl Collector for Scheduler {
             .map_err(|_| stopped())?
             .map_err(|text| Error::unknown(format!("gc failed: {text}")))?;
         // The client wants the space back.
-        asked.wait().await;
+        asked.wait(self.patience).await;
         Ok(())
     }
 }

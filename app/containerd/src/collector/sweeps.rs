@@ -24,7 +24,7 @@ const SLOW_SWEEP: Duration = Duration::from_secs(10);
 
 /// How long a client waits for the sweeps of the collection that it asked for. The records are gone
 /// by then, whatever the backend does.
-const SWEEP_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const SWEEP_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 struct State {
@@ -57,13 +57,13 @@ pub(super) struct Sweeps {
 pub(super) struct Asked(Vec<(watch::Receiver<u64>, u64)>);
 
 impl Asked {
-    /// Waits until they have ended, but not for ever.
-    pub(super) async fn wait(self) {
+    /// Waits until they have ended, but not longer than `patience`.
+    pub(super) async fn wait(self, patience: Duration) {
         let all = join_all(self.0.into_iter().map(async |(mut ended, number)| {
             // An error says that the daemon ends.
             let _ = ended.wait_for(|ended| *ended >= number).await;
         }));
-        if tokio::time::timeout(SWEEP_PATIENCE, all).await.is_err() {
+        if tokio::time::timeout(patience, all).await.is_err() {
             tracing::warn!("a sweep takes long; its client does not wait for it any more");
         }
     }
