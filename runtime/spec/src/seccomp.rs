@@ -125,9 +125,7 @@ pub fn default_profile(bounding: &[String]) -> Value {
         }
     }
     if !has("CAP_SYS_ADMIN") {
-        let argument = json!({
-            "index": 0, "value": CLONE_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"
-        });
+        let argument = json!({"index": 0, "value": CLONE_NAMESPACES, "op": "SCMP_CMP_MASKED_EQ"});
         calls.push(allow_if("clone", &argument));
         let clone3 = json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS});
         calls.push(clone3);
