@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use api_grpc::v0;
+use e2e::v0::{Old, next};
 use e2e::world::{IMAGE, Options, check};
 use e2e::{Maker, Table, World, process, wait};
 
@@ -264,5 +266,55 @@ fn a_shim_that_is_killed() {
         world.try_ctr("tasks rm one")?;
         world.ctr("containers rm one")?;
         world.forgive_fifos()
+    });
+}
+
+/// The API of 0.2 tells version 2's figures under version 1's names, and of OOM.
+#[test]
+fn figures_and_oom_in_the_api_of_0_2() {
+    unified(Maker::Forky, |world| {
+        if !world.is_ours() {
+            skip!("containerd of today has no API of 0.2");
+        }
+        let old = Old::new(world)?;
+        let mut spec = old.spec("one", &["/bin/sh", "-c", "sleep 1000"]);
+        spec["linux"]["resources"] =
+            serde_json::json!({"memory": {"limit": 33_554_432, "swap": 33_554_432}});
+        let request = v0::CreateContainerRequest {
+            id: "one".to_owned(),
+            bundle_path: old.bundle_of("one", &spec)?,
+            ..v0::CreateContainerRequest::default()
+        };
+        old.block_on(async {
+            let mut client = old.connect().await?;
+            let mut events = client.events(v0::EventsRequest::default()).await?.into_inner();
+            client.create_container(request).await?;
+            let stats = client.stats(v0::StatsRequest { id: "one".into() }).await?.into_inner();
+            let stats = stats.cgroup_stats.context("no figures")?;
+            let usage = stats.memory_stats.and_then(|memory| memory.usage).context("no memory")?;
+            ensure!(usage.limit == 33_554_432 && usage.usage > 0, "{usage:?}");
+            ensure!(stats.pids_stats.is_some_and(|pids| pids.current >= 1));
+            let cpu = stats.cpu_stats.context("no processor")?;
+            ensure!(cpu.system_usage > 0 && cpu.cpu_usage.is_some_and(|cpu| cpu.total_usage > 0));
+            let eater = old.add("one", "eater", "dd if=/dev/zero of=/dev/null bs=200M count=1");
+            client.add_process(eater).await?;
+            let mut seen = Vec::new();
+            loop {
+                let event = next(&mut events).await?;
+                let ended = event.r#type == "exit";
+                seen.push(event.r#type);
+                if ended && event.pid == "init" {
+                    break;
+                }
+                if ended {
+                    let (id, pid) = ("one".to_owned(), "init".to_owned());
+                    // The kernel may have taken all of the container.
+                    let _ = client.signal(v0::SignalRequest { id, pid, signal: 9 }).await;
+                }
+            }
+            ensure!(seen.iter().any(|kind| kind == "oom"), "{seen:?}");
+            anyhow::Ok(())
+        })?;
+        old.assert_clean()
     });
 }
