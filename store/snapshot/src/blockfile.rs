@@ -114,26 +114,12 @@ impl Backend for Blockfile {
         Ok(Some(made.map_err(|error| error.context("failed to copy image"))?))
     }
 
-    fn place(&self, draft: &mut Self::Draft, id: u64) -> Result<()> {
-        draft.as_mut().map_or(Ok(()), |draft| draft.place(id))
-    }
-
-    fn settle(draft: Self::Draft) {
-        if let Some(draft) = draft {
-            draft.settle();
-        }
-    }
-
     fn mounts(&self, tree: &Tree, _labels: &Labels) -> Result<Vec<Mount>> {
-        let source = match (tree.kind, tree.parents.first()) {
-            (Kind::View, Some(parent)) => *parent,
-            _ => tree.id,
-        };
         let mut options = self.options.clone();
         options.push(if tree.kind == Kind::View { "ro" } else { "rw" }.to_owned());
         Ok(vec![Mount {
             kind: self.fs_type.clone(),
-            source: self.folders.tree(source).to_string_lossy().into_owned(),
+            source: self.folders.tree(tree.shown()).to_string_lossy().into_owned(),
             target: String::new(),
             options,
         }])

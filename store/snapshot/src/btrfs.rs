@@ -117,14 +117,6 @@ impl Backend for Btrfs {
         })
     }
 
-    fn place(&self, draft: &mut Pending, id: u64) -> Result<()> {
-        draft.place(id)
-    }
-
-    fn settle(draft: Pending) {
-        draft.settle();
-    }
-
     fn mounts(&self, tree: &Tree, _labels: &Labels) -> Result<Vec<Mount>> {
         let path = self.folder(tree.kind).tree(tree.id);
         let mut options = vec![format!("subvolid={}", kernel_mount::subvolume_id(&path)?)];

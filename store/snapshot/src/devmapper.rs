@@ -20,7 +20,7 @@ use kernel_mount::{Mount, TempMount};
 
 use crate::error::SnapshotError;
 use crate::folders::make_private;
-use crate::local::{Backend, Local, New, delegate};
+use crate::local::{Backend, Draft, Local, New, delegate};
 use crate::program;
 use crate::snapshotter::{Info, Kind, Usage};
 use crate::storage::{Storage, Tree};
@@ -154,6 +154,17 @@ pub(crate) struct Device {
     settled: bool,
 }
 
+impl Draft for Device {
+    fn place(&mut self, _id: u64) -> Result<()> {
+        // It has its name from the beginning.
+        Ok(())
+    }
+
+    fn settle(mut self) {
+        self.settled = true;
+    }
+}
+
 impl Drop for Device {
     fn drop(&mut self) {
         if !self.settled
@@ -190,14 +201,6 @@ impl Backend for Devmapper {
         };
         labels.insert(LABEL_FS_TYPE.to_owned(), fs_type);
         Ok(made)
-    }
-
-    fn place(&self, _draft: &mut Device, _id: u64) -> Result<()> {
-        Ok(())
-    }
-
-    fn settle(mut draft: Device) {
-        draft.settled = true;
     }
 
     fn mounts(&self, tree: &Tree, labels: &Labels) -> Result<Vec<Mount>> {

@@ -306,14 +306,6 @@ impl Backend for Erofs {
         self.folders.begin_with(|path| self.make_folders(path, new, owner))
     }
 
-    fn place(&self, draft: &mut Pending, id: u64) -> Result<()> {
-        draft.place(id)
-    }
-
-    fn settle(draft: Pending) {
-        draft.settle();
-    }
-
     fn mounts(&self, tree: &Tree, labels: &Labels) -> Result<Vec<Mount>> {
         let active = tree.kind == Kind::Active;
         match tree.parents.as_slice() {

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use base_errors::Result;
 
 use crate::error::io_error;
+use crate::local::Draft;
 use crate::snapshotter::Kind;
 use crate::storage::Storage;
 
@@ -196,10 +197,12 @@ impl Pending {
     pub(crate) fn path(&self) -> PathBuf {
         self.folders.path.join(&self.temporary)
     }
+}
 
+impl Draft for Pending {
     /// Gives the folder its final name: called in the transaction that makes the record, so that
     /// a record never names a folder that is not there. One rename, or two.
-    pub(crate) fn place(&mut self, id: u64) -> Result<()> {
+    fn place(&mut self, id: u64) -> Result<()> {
         let target = self.folders.tree(id);
         base_fs::failpoint::hit("snapshot.place")
             .map_err(|errno| base_fs::Error::new("rename", &target, errno))?;
@@ -223,8 +226,7 @@ impl Pending {
         }
     }
 
-    /// The record is durable: the folder belongs to it.
-    pub(crate) fn settle(mut self) {
+    fn settle(mut self) {
         self.settled = true;
     }
 }

@@ -28,10 +28,31 @@ pub(crate) struct New<'a> {
     pub(crate) parent: Option<(u64, &'a Labels)>,
 }
 
+/// A tree on its way: dropping it removes it.
+pub(crate) trait Draft: Send + 'static {
+    /// Gives the tree its place. Called in a transaction: it only renames.
+    fn place(&mut self, id: u64) -> Result<()>;
+    /// The record is durable: the tree stays.
+    fn settle(self);
+}
+
+/// None: a view that shows its parent's tree.
+impl<D: Draft> Draft for Option<D> {
+    fn place(&mut self, id: u64) -> Result<()> {
+        self.as_mut().map_or(Ok(()), |draft| draft.place(id))
+    }
+
+    fn settle(self) {
+        if let Some(draft) = self {
+            draft.settle();
+        }
+    }
+}
+
 /// Makes, shows and removes trees. All methods block.
 pub(crate) trait Backend: Send + Sync + 'static {
-    /// A tree on its way: dropping it removes it.
-    type Draft: Send + 'static;
+    /// What [`Backend::make`] gives.
+    type Draft: Draft;
     /// Trees need their id when they are made.
     const NEEDS_ID: bool = false;
     /// Parentless snapshots can be committed onto a parent.
@@ -43,10 +64,6 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// Makes a tree; may add labels.
     fn make(&self, new: &New<'_>, labels: &mut Labels) -> Result<Self::Draft>;
-    /// Gives the tree its place. Called in a transaction: it only renames.
-    fn place(&self, draft: &mut Self::Draft, id: u64) -> Result<()>;
-    /// The record is durable: the tree stays.
-    fn settle(draft: Self::Draft);
     /// Work on the tree that is in its place now; an error removes it again.
     fn placed(&self, _tree: &Tree, _labels: &Labels) -> Result<()> {
         Ok(())
@@ -65,9 +82,11 @@ pub(crate) trait Backend: Send + Sync + 'static {
         &self,
         id: u64,
         parent: Option<u64>,
-        before: &Info,
-        labels: &mut Labels,
-    ) -> Result<(Usage, Box<dyn Send>)>;
+        _before: &Info,
+        _labels: &mut Labels,
+    ) -> Result<(Usage, Box<dyn Send>)> {
+        Ok((self.measure(id, parent)?, Box::new(())))
+    }
     /// The record of the commit is durable.
     fn sealed(&self, _id: u64) {}
     /// The commit failed: the snapshot stays active.
@@ -170,7 +189,6 @@ impl<B: Backend> Local<B> {
         // and must not happen in the transaction.
         let slot = Arc::new(Mutex::new(Some(draft)));
         let placing = Arc::clone(&slot);
-        let shared = Arc::clone(&self.shared);
         let (stored, own) = (labels.clone(), key.clone());
         let recorded = self
             .shared
@@ -181,11 +199,11 @@ impl<B: Backend> Local<B> {
                     return Err(SnapshotError::Replaced(parent).into());
                 }
                 if let Some(draft) = lock(&placing).as_mut() {
-                    shared.backend.place(draft, tree.id)?;
+                    draft.place(tree.id)?;
                 }
                 tx.on_commit(move || {
                     if let Some(draft) = lock(&placing).take() {
-                        B::settle(draft);
+                        draft.settle();
                     }
                 });
                 Ok(tree)

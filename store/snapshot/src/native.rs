@@ -17,7 +17,7 @@ use kernel_mount::Mount;
 use crate::folders::{Folders, Pending, make_private};
 use crate::local::{Backend, Local, New, delegate};
 use crate::overlay::measure;
-use crate::snapshotter::{Info, Kind, Usage};
+use crate::snapshotter::{Kind, Usage};
 use crate::storage::{Storage, Tree};
 
 /// The mode of a tree's folder.
@@ -65,25 +65,11 @@ impl Backend for Native {
         Ok(Some(pending))
     }
 
-    fn place(&self, draft: &mut Self::Draft, id: u64) -> Result<()> {
-        draft.as_mut().map_or(Ok(()), |draft| draft.place(id))
-    }
-
-    fn settle(draft: Self::Draft) {
-        if let Some(draft) = draft {
-            draft.settle();
-        }
-    }
-
     fn mounts(&self, tree: &Tree, _labels: &Labels) -> Result<Vec<Mount>> {
-        let source = match (tree.kind, tree.parents.first()) {
-            (Kind::View, Some(parent)) => *parent,
-            _ => tree.id,
-        };
         let mode = if tree.kind == Kind::View { "ro" } else { "rw" };
         Ok(vec![Mount {
             kind: "bind".to_owned(),
-            source: self.folders.tree(source).to_string_lossy().into_owned(),
+            source: self.folders.tree(tree.shown()).to_string_lossy().into_owned(),
             target: String::new(),
             options: vec!["rbind".to_owned(), mode.to_owned()],
         }])
@@ -91,16 +77,6 @@ impl Backend for Native {
 
     fn measure(&self, id: u64, _parent: Option<u64>) -> Result<Usage> {
         measure(&self.folders.tree(id))
-    }
-
-    fn seal(
-        &self,
-        id: u64,
-        parent: Option<u64>,
-        _before: &Info,
-        _labels: &mut Labels,
-    ) -> Result<(Usage, Box<dyn Send>)> {
-        Ok((self.measure(id, parent)?, Box::new(())))
     }
 
     fn removed(&self, id: u64, _kind: Kind, _labels: &Labels) -> Result<()> {

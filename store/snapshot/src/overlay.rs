@@ -127,14 +127,6 @@ impl Backend for Overlay {
         Ok(pending)
     }
 
-    fn place(&self, draft: &mut Pending, id: u64) -> Result<()> {
-        draft.place(id)
-    }
-
-    fn settle(draft: Pending) {
-        draft.settle();
-    }
-
     fn placed(&self, tree: &Tree, labels: &Labels) -> Result<()> {
         match labels::max_size(labels)? {
             Some(bytes) if tree.kind == Kind::Active => {
@@ -175,16 +167,6 @@ impl Backend for Overlay {
 
     fn measure(&self, id: u64, _parent: Option<u64>) -> Result<Usage> {
         measure(&self.upper(id))
-    }
-
-    fn seal(
-        &self,
-        id: u64,
-        parent: Option<u64>,
-        _before: &Info,
-        _labels: &mut Labels,
-    ) -> Result<(Usage, Box<dyn Send>)> {
-        Ok((self.measure(id, parent)?, Box::new(())))
     }
 
     fn removed(&self, id: u64, _kind: Kind, labels: &Labels) -> Result<()> {

@@ -38,6 +38,16 @@ pub struct Tree {
     pub parents: Vec<u64>,
 }
 
+impl Tree {
+    /// The id of the tree that is mounted where a view has none of its own: its parent's.
+    pub(crate) fn shown(&self) -> u64 {
+        match (self.kind, self.parents.first()) {
+            (Kind::View, Some(parent)) => *parent,
+            _ => self.id,
+        }
+    }
+}
+
 impl<'a> View<'a> {
     pub(super) fn new(root: Bucket<'a>) -> Result<Self, store_bolt::Error> {
         Ok(match root.bucket(V1)? {

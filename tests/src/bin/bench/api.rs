@@ -85,6 +85,19 @@ impl Lane {
         Lane::connect_to(&world.socket(), world.namespace()).await
     }
 
+    /// So many connections to the daemon of `world`.
+    ///
+    /// # Errors
+    ///
+    /// Nobody listens.
+    pub async fn connect_many(world: &World, count: usize) -> Result<Vec<Lane>> {
+        let mut lanes = Vec::with_capacity(count);
+        for _ in 0..count {
+            lanes.push(Lane::connect(world).await?);
+        }
+        Ok(lanes)
+    }
+
     /// Connects to `socket`.
     ///
     /// # Errors

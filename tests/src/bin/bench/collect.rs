@@ -69,13 +69,7 @@ pub fn measure(plan: &Plan) -> Result<Vec<Row>> {
 impl Clients {
     fn new(side: Side) -> Result<Clients> {
         let runtime = api::runtime()?;
-        let lanes = runtime.block_on(async {
-            let mut lanes = Vec::new();
-            for _ in 0..MAKERS {
-                lanes.push(Lane::connect(&side.world).await?);
-            }
-            anyhow::Ok(lanes)
-        })?;
+        let lanes = runtime.block_on(Lane::connect_many(&side.world, MAKERS))?;
         Ok(Clients { side, runtime, lanes, round: 0 })
     }
 

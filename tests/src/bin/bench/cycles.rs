@@ -53,10 +53,7 @@ impl Clients {
     fn new(side: Side) -> Result<Clients> {
         let runtime = api::runtime()?;
         let (lanes, template) = runtime.block_on(async {
-            let mut lanes = Vec::new();
-            for _ in 0..CLIENTS {
-                lanes.push(Lane::connect(&side.world).await?);
-            }
+            let lanes = Lane::connect_many(&side.world, CLIENTS).await?;
             let template = Template::take(&side.world, &lanes[0], "/bin/busybox true").await?;
             anyhow::Ok((lanes, template))
         })?;

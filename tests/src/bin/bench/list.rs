@@ -58,10 +58,7 @@ impl Lister {
     fn new(side: Side) -> Result<Lister> {
         let runtime = api::runtime()?;
         let lane = runtime.block_on(async {
-            let mut lanes = Vec::new();
-            for _ in 0..MAKERS {
-                lanes.push(Lane::connect(&side.world).await?);
-            }
+            let mut lanes = Lane::connect_many(&side.world, MAKERS).await?;
             let makers = lanes.iter().enumerate().map(|(at, lane)| async move {
                 for number in (at..IMAGES).step_by(MAKERS) {
                     lane.create_image(&name(number), number).await?;

@@ -88,13 +88,7 @@ impl Clients {
             Template::take(&side.world, &lane, "/bin/busybox true").await
         })?;
         let slow = if slow { Some(SlowDaemon::start(&side)?) } else { None };
-        let lanes = runtime.block_on(async {
-            let mut lanes = Vec::new();
-            for _ in 0..CLIENTS {
-                lanes.push(Lane::connect(&side.world).await?);
-            }
-            anyhow::Ok(lanes)
-        })?;
+        let lanes = runtime.block_on(Lane::connect_many(&side.world, CLIENTS))?;
         Ok(Clients { _slow: slow, side, runtime, lanes, template, next: 0 })
     }
 
