@@ -10,7 +10,7 @@ use crate::parse::{Membership, membership};
 use crate::{Error, Result};
 
 /// Where everybody mounts them.
-const USUAL: &str = "/sys/fs/cgroup";
+pub(crate) const USUAL: &str = "/sys/fs/cgroup";
 
 /// The most that is read of `/proc/<pid>/cgroup`: some dozen hierarchies of long paths.
 const MAX_BYTES: u64 = 256 << 10;

@@ -2,8 +2,9 @@
 //!
 //! [`Hierarchies`] is how this machine has its groups mounted ([`Mode`]). [`Group`] is one group in
 //! it: made, joined, listed, measured ([`Group::metrics`]) and removed. [`Remains`] is what a dead
-//! maker has left of one. [`OomWatch`] is a descriptor for an event loop that tells when the kernel killed for lack of memory, when a group
-//! has lost its last process and when it is gone.
+//! maker has left of one. [`OomWatch`] is a descriptor for an event loop that tells when the kernel
+//! killed for lack of memory, when a group has lost its last process and when it is gone.
+//! [`expect_moves`] gives a head start to whoever moves processes.
 //!
 //! Errors: [`Error`].
 //!
@@ -16,6 +17,7 @@ mod folder;
 mod group;
 mod hierarchy;
 mod host;
+mod lead;
 mod metrics;
 mod oom;
 mod parse;
@@ -27,6 +29,7 @@ pub use error::Error;
 pub use group::Group;
 pub use hierarchy::{Hierarchies, Mode, mode};
 pub use host::system_cpu_nanoseconds;
+pub use lead::{Lead, expect_moves};
 pub use metrics::Metrics;
 pub use oom::{OomReport, OomWatch};
 pub use remains::Remains;

@@ -182,7 +182,7 @@ impl RuncProgram {
         Ok(Running { pid, exit, ended: false })
     }
 
-    /// Runs to the end with the given streams.
+    /// Makes a process in a group of its own: runs to the end with the given streams.
     async fn run_with_io(&self, arguments: Arguments, io: Io) -> Result<()> {
         match io {
             Io::Streams { stdin, stdout, stderr } => {
@@ -192,6 +192,8 @@ impl RuncProgram {
                 let stream = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
                 command.stdin(stream(stdin)).stdout(stream(stdout)).stderr(stream(stderr));
                 let mut running = self.spawn(command)?;
+                // After the start: the wait is for what the program does when it is up.
+                let _lead = kernel_cgroup::expect_moves();
                 let status = match tokio::time::timeout(limit, running.wait()).await {
                     Ok(status) => status?,
                     Err(_) => return Err(self.hung(running, operation, limit).await),
