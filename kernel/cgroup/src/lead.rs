@@ -94,7 +94,8 @@ fn own_group(mode: Mode, membership: &Membership) -> Option<PathBuf> {
         Mode::Unified => unified(""),
     }?;
     // Above the top of what is mounted here, names begin with `/..`.
-    let group = group.strip_prefix('/').filter(|group| !group.split('/').any(|part| part == ".."))?;
+    let group =
+        group.strip_prefix('/').filter(|group| !group.split('/').any(|part| part == ".."))?;
     Some(top.join(group))
 }
 

@@ -16,7 +16,7 @@ use serde::Deserialize;
 pub(crate) const STATE: &str = "state.json";
 
 /// The largest state: the spec, and a little more.
-const MAX_STATE: u64 = 32 << 20;
+pub(crate) const MAX_STATE: u64 = 32 << 20;
 
 /// The part of the state that is of interest here.
 #[derive(Deserialize)]

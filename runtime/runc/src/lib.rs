@@ -2,8 +2,9 @@
 //!
 //! [`OciRuntime`] is the small seam behind which a container is made; [`RuncProgram`] implements
 //! it by running any program with runc's command line (runc, crun, youki, a wrapper script).
-//! runc itself is not run for what its own files allow to be done: a start without hooks (`gate`)
-//! and the end of a container of which nothing is left (`discard`).
+//! runc itself is not run for what its own files allow to be done: a start without hooks (`gate`),
+//! one more process that asks for nothing unusual (`enter`), and the end of a container of which
+//! nothing is left (`discard`).
 //! [`Reaper`] collects the exit of every child and orphan of this process, exactly once each.
 //!
 //! Errors: [`Error`]; its texts are those of containerd's own shim, because clients match on them.
@@ -16,6 +17,7 @@
 
 mod arguments;
 mod discard;
+mod enter;
 mod error;
 mod gate;
 mod log;

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use kernel_enter::Door;
 use kernel_process::PidFd;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
@@ -23,7 +24,7 @@ use crate::runtime::{
     CheckpointOptions, ContainerState, CreateOptions, ExecOptions, Io, OciRuntime, RestoreOptions,
 };
 use crate::watch::watch;
-use crate::{Error, ExitWatch, Reaper, Result, discard, gate, log};
+use crate::{Error, ExitWatch, Reaper, Result, discard, enter, gate, log};
 
 /// The program that is run when none is named.
 pub const DEFAULT_PROGRAM: &str = "runc";
@@ -87,6 +88,10 @@ pub struct RuncProgram {
     found: OnceLock<PathBuf>,
     /// Whether it is runc itself, once that is known.
     is_runc: OnceLock<bool>,
+    /// Whether processes may be added without the program.
+    enters: bool,
+    /// Through which they are, once one has been; `None` where it cannot be opened.
+    door: OnceLock<Option<Arc<Door>>>,
 }
 
 /// A program that runs. Dropped before its end, it is killed with its process group.
@@ -116,7 +121,16 @@ impl RuncProgram {
             limits: Limits::default(),
             found: OnceLock::new(),
             is_runc: OnceLock::new(),
+            enters: false,
+            door: OnceLock::new(),
         }
+    }
+
+    /// The same program, relieved of adding processes where that can be done without it. For
+    /// programs whose `main` knows [`kernel_enter::ARGUMENT`].
+    #[must_use]
+    pub fn with_enter(self, enters: bool) -> Self {
+        RuncProgram { enters, ..self }
     }
 
     /// The same program with other limits of time.
@@ -242,6 +256,45 @@ impl RuncProgram {
         Ok(output)
     }
 
+    /// Adds a process without the program. False if that is the program's to do.
+    async fn enter(&self, id: &str, process: &[u8], pid_file: &Path, io: &Io) -> Result<bool> {
+        const OPERATION: &str = "exec";
+        let Io::Streams { stdin, stdout, stderr } = io else { return Ok(false) };
+        if !self.enters || !self.is_runc() {
+            return Ok(false);
+        }
+        let Some(order) = enter::order(&self.root.join(id), process, pid_file) else {
+            return Ok(false);
+        };
+        let Some(door) = self.door.get_or_init(|| {
+            let warn = |error: &io::Error| tracing::warn!(%error, "execs are left to the runtime");
+            Door::open().inspect_err(warn).ok().map(Arc::new)
+        }) else {
+            return Ok(false);
+        };
+        let no_order = |source| Error::System { step: "give an order", source };
+        let (mut command, ordered) = door.command(&order).map_err(no_order)?;
+        let stream = |fd: &Option<OwnedFd>| {
+            fd.as_ref().map_or(Ok(Stdio::null()), |fd| fd.try_clone().map(Stdio::from))
+        };
+        command.stdin(stream(stdin).map_err(no_order)?);
+        command.stdout(stream(stdout).map_err(no_order)?);
+        command.stderr(stream(stderr).map_err(no_order)?);
+        kernel_process::die_with_parent(&mut command);
+        command.process_group(0);
+        let mut running = self.spawn(command)?;
+        let limit = self.limit(OPERATION);
+        let status = match tokio::time::timeout(limit, running.wait()).await {
+            Ok(status) => status?,
+            Err(_) => return Err(self.hung(running, OPERATION, limit).await),
+        };
+        if status != 0 {
+            let reason = ordered.reason();
+            tracing::debug!(id, reason, "the runtime is asked to exec");
+        }
+        Ok(status == 0)
+    }
+
     /// Kills a program that takes too long, and waits for its death.
     async fn hung(&self, mut running: Running, operation: &str, limit: Duration) -> Error {
         tracing::error!(program = self.program, operation, "the runtime hangs and is killed");
@@ -352,7 +405,12 @@ impl OciRuntime for RuncProgram {
     }
 
     async fn exec(&self, id: &str, process: &[u8], options: ExecOptions<'_>, io: Io) -> Result<()> {
+        const FAILED: &str = "OCI runtime exec failed";
         let mark = self.log_mark();
+        let entered = self.enter(id, process, options.pid_file, &io).await;
+        if entered.map_err(self.explain(FAILED, mark))? {
+            return Ok(());
+        }
         write_private(options.process_file, process)?;
         let mut arguments = self.arguments("exec");
         arguments.pair("--process", options.process_file);
@@ -364,7 +422,7 @@ impl OciRuntime for RuncProgram {
         arguments.word(id);
         let result = self.run_with_io(arguments, io).await;
         let _ = fs::remove_file(options.process_file);
-        result.map_err(self.explain("OCI runtime exec failed", mark))
+        result.map_err(self.explain(FAILED, mark))
     }
 
     async fn kill(&self, id: &str, signal: u32, all: bool) -> Result<()> {

@@ -23,6 +23,9 @@ use crate::{idle, options};
 /// The variable that says how many seconds a command of the runtime may take.
 const LIMIT_VARIABLE: &str = "IRONHULL_RUNTIME_LIMIT";
 
+/// The variable that leaves every exec to the runtime.
+const EXEC_VARIABLE: &str = "IRONHULL_RUNTIME_EXEC";
+
 /// How much longer a checkpoint may take.
 const LONG_FACTOR: u32 = 8;
 
@@ -53,7 +56,8 @@ pub(crate) async fn create(
         options.systemd_cgroup,
         reaper.clone(),
     )
-    .with_limits(limits());
+    .with_limits(limits())
+    .with_enter(enters());
     let endpoints = Endpoints {
         stdin: request.stdin,
         stdout: request.stdout,
@@ -107,6 +111,11 @@ pub(crate) fn limits() -> Limits {
         Some(usual) => Limits { usual, long: usual * LONG_FACTOR },
         None => Limits::default(),
     }
+}
+
+/// Whether execs may do without the runtime: yes, unless the environment says otherwise.
+fn enters() -> bool {
+    std::env::var_os(EXEC_VARIABLE).is_none_or(|value| value.is_empty())
 }
 
 /// Runs the runtime, unless the container is to be restored.

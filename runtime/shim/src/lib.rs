@@ -18,9 +18,10 @@
 //! has a reader is delivered to its last byte; a runtime that hangs is killed; a shim that nobody
 //! needs leaves by itself.
 //!
-//! Two variables of the environment are for operators: `IRONHULL_SHIM_IDLE`, the seconds after which
-//! an unneeded shim leaves, and `IRONHULL_RUNTIME_LIMIT`, the seconds that a command of the runtime
-//! may take (checkpoints eight times as long).
+//! Three variables of the environment are for operators: `IRONHULL_SHIM_IDLE`, the seconds after which
+//! an unneeded shim leaves; `IRONHULL_RUNTIME_LIMIT`, the seconds that a command of the runtime may
+//! take (checkpoints eight times as long); `IRONHULL_RUNTIME_EXEC`, with any value: every exec is left
+//! to the runtime, also those that the shim can carry out by itself.
 
 pub mod bootstrap;
 mod cleanup;
@@ -48,6 +49,10 @@ pub use bootstrap::arguments::PROGRAM;
 /// Runs the shim by the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Its own helper, in the middle of an exec: nothing else may happen before.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == kernel_enter::ARGUMENT) {
+        return kernel_enter::carry_out();
+    }
     bootstrap::run()
 }
 

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod bootstrap;
+mod enter;
 mod execs;
 mod exits;
 mod failures;

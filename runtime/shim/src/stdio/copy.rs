@@ -33,6 +33,9 @@ const TURN: u32 = 16;
 /// most. The kernel does not tell when a reader comes.
 const READER_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
+/// How long a fifo is kept for a reader that has not come until its process was deleted.
+const LATE_READER: Duration = Duration::from_secs(2);
+
 /// Where output goes.
 #[derive(Debug)]
 pub(crate) enum Sink {
@@ -85,10 +88,7 @@ pub(crate) async fn output(pipe: Source, sink: Sink, activity: Arc<Activity>, op
                     // The process has closed its end, and so does this side.
                     drop(pipe);
                     drop(open);
-                    tokio::select! {
-                        () = linger(reader, writer) => {}
-                        () = activity.closing() => {}
-                    }
+                    linger(reader, writer, &activity).await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "error copying output");
@@ -197,10 +197,7 @@ pub(crate) async fn terminal_output(
     drop(terminal);
     drop(open);
     if let (Some(reader), Some(writer)) = (reader, writer) {
-        tokio::select! {
-            () = linger(reader, writer) => {}
-            () = activity.closing() => {}
-        }
+        linger(reader, writer, &activity).await;
     }
 }
 
@@ -333,17 +330,27 @@ async fn write_all<T: AsFd + AsRawFd>(to: &AsyncFd<T>, mut bytes: &[u8]) -> io::
     Ok(())
 }
 
-/// Keeps the last output of a dead process in its fifo until a reader has come, then lets the
-/// reader see the end. Ends at once if there is a reader, or nothing to read.
-async fn linger(reader: OwnedFd, writer: AsyncFd<OwnedFd>) {
-    if buffered(writer.get_ref()) == 0 {
-        return;
-    }
+/// Keeps the fifo of a dead process, with its last output, until a reader has come, then lets the
+/// reader see the end. Ends at once if there is a reader. A fifo without output is kept as well:
+/// whoever opens it after its last writer has gone waits for ever.
+///
+/// containerd's shim has no process run before its readers are there; here a process may be over
+/// and deleted while they are on their way.
+async fn linger(reader: OwnedFd, writer: AsyncFd<OwnedFd>, activity: &Activity) {
     drop(reader);
-    let (mut pause, longest) = READER_PAUSE;
-    // A writer without any reader polls as broken; the bytes stay as long as it is open.
-    while ready(writer.get_ref(), PollFlags::OUT).contains(PollFlags::ERR) {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(longest);
+    let come = async {
+        let (mut pause, longest) = READER_PAUSE;
+        // A writer without any reader polls as broken; the bytes stay as long as it is open.
+        while ready(writer.get_ref(), PollFlags::OUT).contains(PollFlags::ERR) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+    };
+    tokio::select! {
+        () = come => {}
+        () = async {
+            activity.closing().await;
+            tokio::time::sleep(LATE_READER).await;
+        } => {}
     }
 }

@@ -114,6 +114,26 @@ fn a_reader_that_comes_after_the_end_still_reads() {
 }
 
 #[test]
+fn a_reader_that_comes_after_the_deletion_sees_the_end() {
+    runtime().block_on(async {
+        let fixture = Fixture::new();
+        for words in ["", "last words"] {
+            let stdout = fixture.fifo(&format!("out{}", words.len()));
+            let endpoints = Endpoints { stdout: stdout.clone(), ..Endpoints::default() };
+            let (ends, running) = fixture.begin(&endpoints).await;
+            ends.stdout.unwrap().write_all(words.as_bytes()).unwrap();
+            drain(&running.activity()).await;
+            let remainders = Remainders::default();
+            running.close(&remainders).await;
+            // It blocks until the other end is there, as clients open fifos.
+            let reader = tokio::task::spawn_blocking(move || std::fs::read(stdout));
+            assert_eq!(reader.await.unwrap().unwrap(), words.as_bytes());
+            remainders.wait().await;
+        }
+    });
+}
+
+#[test]
 fn a_stalled_reader_stops_its_own_stream_alone() {
     runtime().block_on(async {
         let fixture = Fixture::new();

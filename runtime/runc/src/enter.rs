@@ -1,0 +1,330 @@
+//! A process more in a container, without runc.
+//!
+//! `runc exec` starts a program of ten megabytes three times to make a few calls of the system.
+//! What these calls are is in runc's state of the container and in the description of the process;
+//! where both ask for nothing but what [`kernel_enter`] does, it does that. Everything else is
+//! runc's: terminals, seccomp, security labels, user namespaces, paused containers, and any field
+//! that is not known here. So is every failure, because runc finds the words that clients know.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use kernel_enter::{Capabilities, Limit, Order};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::discard::{MAX_STATE, STATE};
+
+/// The names of the capabilities by their numbers (`capability.h`).
+const CAPABILITIES: [&str; 41] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+/// The limits by their numbers (`resource.h`).
+const LIMITS: [&str; 16] = [
+    "RLIMIT_CPU",
+    "RLIMIT_FSIZE",
+    "RLIMIT_DATA",
+    "RLIMIT_STACK",
+    "RLIMIT_CORE",
+    "RLIMIT_RSS",
+    "RLIMIT_NPROC",
+    "RLIMIT_NOFILE",
+    "RLIMIT_MEMLOCK",
+    "RLIMIT_AS",
+    "RLIMIT_LOCKS",
+    "RLIMIT_SIGPENDING",
+    "RLIMIT_MSGQUEUE",
+    "RLIMIT_NICE",
+    "RLIMIT_RTPRIO",
+    "RLIMIT_RTTIME",
+];
+
+/// The namespaces that are joined, by runc's names, with their flags of `setns(2)`.
+const NAMESPACES: [(&str, u32); 6] = [
+    ("NEWNS", 0x0002_0000),
+    ("NEWCGROUP", 0x0200_0000),
+    ("NEWUTS", 0x0400_0000),
+    ("NEWIPC", 0x0800_0000),
+    ("NEWPID", 0x2000_0000),
+    ("NEWNET", 0x4000_0000),
+];
+
+/// Fields of runc's configuration that say nothing about a process that is added later: how the
+/// container was made, and what it is limited to by its groups.
+const OF_THE_CONTAINER: [&str; 23] = [
+    "Hooks",
+    "cgroups",
+    "devices",
+    "domainname",
+    "hostname",
+    "labels",
+    "mask_paths",
+    "mount_label",
+    "mounts",
+    "net_devices",
+    "networks",
+    "no_new_privileges",
+    "no_pivot_root",
+    "parent_death_signal",
+    "readonly_paths",
+    "readonlyfs",
+    "rootPropagation",
+    "rootfs",
+    "rootless_cgroups",
+    "routes",
+    "sysctl",
+    "umask",
+    "version",
+];
+
+/// The part of runc's state that is of interest here.
+#[derive(Deserialize)]
+struct State {
+    id: String,
+    init_process_pid: i32,
+    init_process_start: u64,
+    cgroup_paths: BTreeMap<String, PathBuf>,
+    #[serde(default)]
+    intel_rdt_path: String,
+    #[serde(default)]
+    rootless: bool,
+    config: Config,
+}
+
+/// runc's configuration of a container.
+#[derive(Deserialize)]
+struct Config {
+    namespaces: Vec<Namespace>,
+    #[serde(default)]
+    no_new_keyring: bool,
+    #[serde(default)]
+    oom_score_adj: Option<i32>,
+    #[serde(default)]
+    capabilities: Option<Value>,
+    #[serde(default)]
+    rlimits: Option<Vec<Value>>,
+    /// Everything else.
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Namespace {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// An OCI process. A field that is not here is not known here.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Process {
+    #[serde(default)]
+    terminal: bool,
+    /// Of a terminal.
+    #[serde(default, rename = "consoleSize")]
+    _console_size: Option<Value>,
+    #[serde(default)]
+    user: User,
+    args: Vec<String>,
+    #[serde(default)]
+    env: Vec<String>,
+    cwd: String,
+    #[serde(default)]
+    capabilities: Option<Sets>,
+    #[serde(default)]
+    rlimits: Vec<Rlimit>,
+    #[serde(default)]
+    no_new_privileges: bool,
+    #[serde(default)]
+    apparmor_profile: String,
+    #[serde(default)]
+    selinux_label: String,
+    /// Counts for the init process; `runc exec` goes by the container's.
+    #[serde(default, rename = "oomScoreAdj")]
+    _oom_score_adj: Option<i32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct User {
+    uid: u32,
+    gid: u32,
+    #[serde(default)]
+    additional_gids: Vec<u32>,
+    /// For other systems.
+    #[serde(default, rename = "username")]
+    _username: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sets {
+    #[serde(default)]
+    bounding: Option<Vec<String>>,
+    #[serde(default)]
+    effective: Option<Vec<String>>,
+    #[serde(default)]
+    inheritable: Option<Vec<String>>,
+    #[serde(default)]
+    permitted: Option<Vec<String>>,
+    #[serde(default)]
+    ambient: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rlimit {
+    #[serde(rename = "type")]
+    kind: String,
+    hard: u64,
+    soft: u64,
+}
+
+/// The order for a process in the container whose state runc keeps in `folder`. `None` if it is
+/// runc's to run.
+pub(crate) fn order(folder: &Path, process: &[u8], pid_file: &Path) -> Option<Order> {
+    let text = base_fs::read_file(folder.join(STATE), MAX_STATE).ok()?;
+    let state: State = serde_json::from_slice(&text).ok()?;
+    let process: Process = serde_json::from_slice(process).ok()?;
+    let order = combine(state, process, pid_file)?;
+    if is_frozen(&order) { None } else { Some(order) }
+}
+
+fn combine(state: State, process: Process, pid_file: &Path) -> Option<Order> {
+    let config = state.config;
+    let labelled = !process.apparmor_profile.is_empty() || !process.selinux_label.is_empty();
+    if process.terminal || labelled || state.rootless || !state.intel_rdt_path.is_empty() {
+        return None;
+    }
+    // Defaults that runc would fill in from the container's: rare, and of another shape.
+    if config.capabilities.is_some() && process.capabilities.is_none()
+        || config.rlimits.is_some_and(|limits| !limits.is_empty()) && process.rlimits.is_empty()
+    {
+        return None;
+    }
+    let known = |(name, value): (&String, &Value)| {
+        OF_THE_CONTAINER.contains(&name.as_str()) || says_nothing(value)
+    };
+    if !config.others.iter().all(known) || !process.cwd.starts_with('/') {
+        return None;
+    }
+    let mut namespaces = 0;
+    for namespace in &config.namespaces {
+        namespaces |= NAMESPACES.iter().find(|(name, _)| *name == namespace.kind)?.1;
+    }
+    let mut cgroup_paths = state.cgroup_paths;
+    let unified = cgroup_paths.remove("");
+    // Controllers that are mounted together share a folder.
+    let groups: BTreeSet<PathBuf> = cgroup_paths.into_values().collect();
+    let absolute = groups.iter().chain(&unified).all(|group| group.is_absolute());
+    if !absolute || groups.is_empty() && unified.is_none() {
+        return None;
+    }
+    Some(Order {
+        init: state.init_process_pid,
+        init_start: state.init_process_start,
+        namespaces,
+        groups: groups.into_iter().collect(),
+        unified,
+        keyring: (!config.no_new_keyring).then(|| format!("_ses.{}", state.id)),
+        oom_score_adj: config.oom_score_adj,
+        no_new_privileges: process.no_new_privileges,
+        capabilities: process.capabilities.map_or(Some(Capabilities::default()), Sets::bits)?,
+        limits: process.rlimits.iter().map(Rlimit::limit).collect::<Option<_>>()?,
+        uid: process.user.uid,
+        gid: process.user.gid,
+        additional_gids: process.user.additional_gids,
+        args: process.args,
+        env: process.env,
+        cwd: process.cwd,
+        pid_file: pid_file.to_owned(),
+    })
+}
+
+/// True for what a field has that is not set.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) => false,
+        Value::Number(number) => number.as_u64() == Some(0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(values) => values.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+    }
+}
+
+/// True if a group of the container is frozen, or cannot be asked.
+fn is_frozen(order: &Order) -> bool {
+    let frozen = |path: PathBuf, free: &str| {
+        std::fs::read_to_string(path).is_ok_and(|state| state.trim() != free)
+    };
+    order.groups.iter().any(|group| frozen(group.join("freezer.state"), "THAWED"))
+        || order.unified.iter().any(|group| frozen(group.join("cgroup.freeze"), "0"))
+}
+
+impl Sets {
+    fn bits(self) -> Option<Capabilities> {
+        let bits = |names: Option<Vec<String>>| {
+            names.unwrap_or_default().iter().try_fold(0, |set, name| {
+                let number = CAPABILITIES.iter().position(|known| known == name)?;
+                Some(set | 1 << number)
+            })
+        };
+        Some(Capabilities {
+            bounding: bits(self.bounding)?,
+            effective: bits(self.effective)?,
+            inheritable: bits(self.inheritable)?,
+            permitted: bits(self.permitted)?,
+            ambient: bits(self.ambient)?,
+        })
+    }
+}
+
+impl Rlimit {
+    fn limit(&self) -> Option<Limit> {
+        let resource = LIMITS.iter().position(|known| *known == self.kind)?;
+        let resource = u32::try_from(resource).ok()?;
+        Some(Limit { resource, soft: self.soft, hard: self.hard })
+    }
+}
