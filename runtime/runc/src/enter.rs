@@ -141,9 +141,9 @@ struct Config {
     #[serde(default)]
     oom_score_adj: Option<i32>,
     #[serde(default)]
-    capabilities: Option<Value>,
+    capabilities: Option<Sets>,
     #[serde(default)]
-    rlimits: Option<Vec<Value>>,
+    rlimits: Option<Vec<Rlimit>>,
     /// Everything else.
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
@@ -200,15 +200,15 @@ struct User {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sets {
-    #[serde(default)]
+    #[serde(default, alias = "Bounding")]
     bounding: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, alias = "Effective")]
     effective: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, alias = "Inheritable")]
     inheritable: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, alias = "Permitted")]
     permitted: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, alias = "Ambient")]
     ambient: Option<Vec<String>>,
 }
 
@@ -216,9 +216,17 @@ struct Sets {
 #[serde(deny_unknown_fields)]
 struct Rlimit {
     #[serde(rename = "type")]
-    kind: String,
+    kind: LimitKind,
     hard: u64,
     soft: u64,
+}
+
+/// A name in a process, a number in runc's configuration.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum LimitKind {
+    Name(String),
+    Number(u32),
 }
 
 /// The order for a process in the container whose state runc keeps in `folder`. `None` if it is
@@ -237,12 +245,6 @@ fn combine(state: State, process: Process, pid_file: &Path) -> Option<Order> {
     if process.terminal || labelled || state.rootless || !state.intel_rdt_path.is_empty() {
         return None;
     }
-    // Defaults that runc would fill in from the container's: rare, and of another shape.
-    if config.capabilities.is_some() && process.capabilities.is_none()
-        || config.rlimits.is_some_and(|limits| !limits.is_empty()) && process.rlimits.is_empty()
-    {
-        return None;
-    }
     let known = |(name, value): (&String, &Value)| {
         OF_THE_CONTAINER.contains(&name.as_str()) || says_nothing(value)
     };
@@ -253,6 +255,12 @@ fn combine(state: State, process: Process, pid_file: &Path) -> Option<Order> {
     for namespace in &config.namespaces {
         namespaces |= NAMESPACES.iter().find(|(name, _)| *name == namespace.kind)?.1;
     }
+    // What the process does not say, the container does.
+    let capabilities = process.capabilities.or(config.capabilities);
+    let limits = match process.rlimits {
+        limits if limits.is_empty() => config.rlimits.unwrap_or_default(),
+        limits => limits,
+    };
     let mut cgroup_paths = state.cgroup_paths;
     let unified = cgroup_paths.remove("");
     // Controllers that are mounted together share a folder.
@@ -270,8 +278,8 @@ fn combine(state: State, process: Process, pid_file: &Path) -> Option<Order> {
         keyring: (!config.no_new_keyring).then(|| format!("_ses.{}", state.id)),
         oom_score_adj: config.oom_score_adj,
         no_new_privileges: process.no_new_privileges,
-        capabilities: process.capabilities.map_or(Some(Capabilities::default()), Sets::bits)?,
-        limits: process.rlimits.iter().map(Rlimit::limit).collect::<Option<_>>()?,
+        capabilities: capabilities.map_or(Some(Capabilities::default()), Sets::bits)?,
+        limits: limits.into_iter().map(Rlimit::limit).collect::<Option<_>>()?,
         uid: process.user.uid,
         gid: process.user.gid,
         additional_gids: process.user.additional_gids,
@@ -322,9 +330,13 @@ impl Sets {
 }
 
 impl Rlimit {
-    fn limit(&self) -> Option<Limit> {
-        let resource = LIMITS.iter().position(|known| *known == self.kind)?;
-        let resource = u32::try_from(resource).ok()?;
+    fn limit(self) -> Option<Limit> {
+        let resource = match self.kind {
+            LimitKind::Number(number) => number,
+            LimitKind::Name(name) => {
+                u32::try_from(LIMITS.iter().position(|known| *known == name)?).ok()?
+            }
+        };
         Some(Limit { resource, soft: self.soft, hard: self.hard })
     }
 }

@@ -72,6 +72,15 @@ fn kinds() -> Vec<(&'static str, Value, Value)> {
                 "env": ["HOME=", "PATH=/bin"],
             }),
         ),
+        (
+            "what-the-container-has",
+            json!({"process": {
+                "capabilities": {"bounding": all, "permitted": some, "effective": some},
+                "rlimits": [{"type": "RLIMIT_NPROC", "soft": 400, "hard": 500}],
+                "noNewPrivileges": true,
+            }}),
+            json!({}),
+        ),
         ("user-without-home", json!({}), json!({"user": {"uid": 4242, "gid": 4242}})),
         (
             "namespaces-of-the-machine",

@@ -51,7 +51,7 @@ fn all_is_there(output: &[u8]) {
 #[tokio::test]
 async fn fifos_that_vanish_harm_nobody() {
     let world = World::new().await;
-    let script = "read line; echo got $line; sleep 1000";
+    let script = "read line; echo got $line; : >/tmp/done; sleep 1000";
     let bundle = world.bundle("one", &["sh", "-c", script]);
     let shim = world.start(&bundle, "one").await;
     let mut create = world.create(&shim);
@@ -75,6 +75,8 @@ async fn fifos_that_vanish_harm_nobody() {
     call!(shim, delete, shim.delete_request("x")).unwrap();
     let close = CloseIoRequest { id: "one".to_owned(), exec_id: String::new(), stdin: true };
     call!(shim, close_io, close).unwrap();
+    let done = world.path("image/tmp/done");
+    crate::world::eventually("the output", || done.exists()).await;
     shim.remove().await;
     assert_eq!(out.await.unwrap(), b"got it\n");
     world.end(shim).await;
