@@ -12,7 +12,8 @@
 //! Errors: [`base_errors::Error`] within, statuses on the wire; texts are those of containerd's own
 //! shim, because clients match on them.
 //!
-//! Laws: one thread, and no blocking work that can take long; an exit is recorded before it is
+//! Laws: one thread, and no blocking work that can take long (a second thread waits for a lock of the
+//! kernel while a runtime starts, and does nothing else); an exit is recorded before it is
 //! announced; a stalled reader of output stalls its own process and nothing else; the announcement
 //! of an exec's exit comes before that of its container, and both after their start; output that
 //! has a reader is delivered to its last byte; a runtime that hangs is killed; a shim that nobody
