@@ -83,6 +83,19 @@ impl Shared {
         }
     }
 
+    fn delete(&self, digest: &Digest) -> Result<()> {
+        let path = self.layout.blob(digest);
+        base_fs::failpoint::hit("content.delete")
+            .map_err(|errno| base_fs::Error::new("unlink", &path, errno))?;
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(ContentError::NotFound(digest.clone()).into())
+            }
+            Err(error) => Err(io_error("unlink", &path, &error).into()),
+        }
+    }
+
     fn list(&self) -> Result<Vec<Info>> {
         let mut infos = Vec::new();
         for algorithm in [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512] {
@@ -272,19 +285,17 @@ impl Store for LocalStore {
 
     async fn delete(&self, digest: &Digest) -> Result<()> {
         let (shared, digest) = (Arc::clone(&self.shared), digest.clone());
-        blocking(move || {
-            let path = shared.layout.blob(&digest);
-            base_fs::failpoint::hit("content.delete")
-                .map_err(|errno| base_fs::Error::new("unlink", &path, errno))?;
-            match fs::remove_file(&path) {
-                Ok(()) => Ok(()),
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    Err(ContentError::NotFound(digest).into())
-                }
-                Err(error) => Err(io_error("unlink", &path, &error).into()),
-            }
+        blocking(move || shared.delete(&digest)).await
+    }
+
+    /// On one thread: a change of threads takes longer than the removal of a file.
+    async fn delete_all(&self, digests: &[Digest]) -> Vec<Result<()>> {
+        let (shared, all) = (Arc::clone(&self.shared), digests.to_vec());
+        let work = move || Ok(all.iter().map(|digest| shared.delete(digest)).collect());
+        blocking(work).await.unwrap_or_else(|error| {
+            let text = error.to_string();
+            digests.iter().map(|_| Err(Error::internal(text.clone()))).collect()
         })
-        .await
     }
 
     async fn reader(&self, digest: &Digest) -> Result<Arc<dyn ContentReader>> {

@@ -80,6 +80,15 @@ pub trait Store: Send + Sync {
     /// Removes a blob (a namespaced store: the namespace's record of it).
     async fn delete(&self, digest: &Digest) -> Result<()>;
 
+    /// Removes blobs, one after the other; gives what became of each, in the same order.
+    async fn delete_all(&self, digests: &[Digest]) -> Vec<Result<()>> {
+        let mut outcomes = Vec::with_capacity(digests.len());
+        for digest in digests {
+            outcomes.push(self.delete(digest).await);
+        }
+        outcomes
+    }
+
     /// Opens a blob for reading.
     async fn reader(&self, digest: &Digest) -> Result<Arc<dyn ContentReader>>;
 

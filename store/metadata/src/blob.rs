@@ -150,6 +150,30 @@ impl View<'_> {
         }
         Ok(digests)
     }
+
+    /// Those of `digests` that any namespace has or an open ingest expects.
+    pub(crate) fn needed_blobs(&self, digests: &[Digest]) -> Result<BTreeSet<Digest>> {
+        let mut needed = BTreeSet::new();
+        let Some(namespaces) = self.root.bucket(ROOT)? else { return Ok(needed) };
+        for entry in namespaces.iter() {
+            let (_, Entry::Bucket(namespace)) = entry? else { continue };
+            if let Some(blobs) = namespace.path(&[CONTENT, BLOB])? {
+                for digest in digests {
+                    if blobs.bucket(digest.as_str().as_bytes())?.is_some() {
+                        needed.insert(digest.clone());
+                    }
+                }
+            }
+            if let Some(ingests) = namespace.path(&[CONTENT, INGESTS])? {
+                for ingest in ingests.iter() {
+                    let (_, Entry::Bucket(ingest)) = ingest? else { continue };
+                    let expected = ingest.get(EXPECTED)?.and_then(|text| str::from_utf8(text).ok());
+                    needed.extend(expected.and_then(|text| Digest::parse(text).ok()));
+                }
+            }
+        }
+        Ok(needed)
+    }
 }
 
 impl Update<'_, '_> {

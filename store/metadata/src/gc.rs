@@ -26,10 +26,11 @@ use crate::schema::{BLOB, CONTENT, IMAGES, INGESTS, LEASES, PARENT, SNAPSHOTS};
 use crate::{MetadataError, Result, Scope};
 
 /// How long one slice of the removal may take, besides its commit: other writers wait for it.
-const SLICE: Duration = Duration::from_millis(1);
+/// With less, the commits take most of the collection's time.
+const SLICE: Duration = Duration::from_millis(2);
 
-/// Records that a slice removes between two looks at the clock.
-const STRIDE: usize = 8;
+/// Records that a slice removes between two looks at the clock: about a tenth of it.
+const STRIDE: usize = 16;
 
 /// The label that says when an image or a lease may be collected (RFC 3339).
 pub(crate) const EXPIRE: &str = "containerd.io/gc.expire";
@@ -188,10 +189,13 @@ impl Inner {
         }
         let mut removed = Vec::new();
         let mut update = Update::new(tx);
-        while removed.len() % STRIDE != 0 || start.elapsed() < SLICE || removed.is_empty() {
-            let Some(next) = garbage.next() else { break };
-            update.remove_garbage(&next)?;
-            removed.push(next);
+        while start.elapsed() < SLICE || removed.is_empty() {
+            let begin = removed.len();
+            removed.extend(std::iter::from_fn(|| garbage.next()).take(STRIDE));
+            if removed.len() == begin {
+                break;
+            }
+            update.remove_all_garbage(&removed[begin..])?;
         }
         let dirty = update.dirty;
         let ticket = Ticket::new(self.clone(), Vec::new());
@@ -201,6 +205,32 @@ impl Inner {
 }
 
 impl Update<'_, '_> {
+    /// Removes records; finds the bucket of blobs once for all of a namespace that stand together.
+    fn remove_all_garbage(&mut self, garbage: &[Removed]) -> Result<()> {
+        let blob = |removed: &Removed| matches!(removed.resource, Resource::Blob(_));
+        let together = |a: &Removed, b: &Removed| blob(a) && blob(b) && a.namespace == b.namespace;
+        for run in garbage.chunk_by(together) {
+            let namespace = Namespace::new(&run[0].namespace);
+            let (true, Ok(namespace)) = (run.len() > 1, namespace) else {
+                run.iter().try_for_each(|removed| self.remove_garbage(removed))?;
+                continue;
+            };
+            self.dirty.content = true;
+            let Some(mut blobs) = self.open(&Scope::new(namespace), &[CONTENT, BLOB])? else {
+                continue;
+            };
+            for removed in run {
+                let Resource::Blob(digest) = &removed.resource else { continue };
+                match blobs.delete_bucket(digest.as_bytes()) {
+                    // Its client was quicker.
+                    Ok(()) | Err(store_bolt::Error::BucketNotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn remove_garbage(&mut self, garbage: &Removed) -> Result<()> {
         // A namespace of an older daemon may have a name that is not valid today.
         let Ok(namespace) = Namespace::new(&garbage.namespace) else {

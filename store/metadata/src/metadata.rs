@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use base_ident::{Labels, Namespace, timestamp};
+use base_ident::{Digest, Labels, Namespace, timestamp};
 use store_bolt::{Bucket, BucketMut, Db, WriteTx};
 
 use crate::gc::{EXPIRE, Journal, Name};
@@ -287,6 +287,22 @@ impl Metadata {
             _ => None,
         }));
         Ok(digests)
+    }
+
+    /// Those of `digests` that are needed, and perhaps others; as [`Metadata::all_blob_digests`], but
+    /// without reading the records of all others.
+    ///
+    /// # Errors
+    /// Those of a damaged file: then nothing may be swept.
+    pub fn needed_blobs(&self, digests: &[Digest]) -> base_errors::Result<BTreeSet<Digest>> {
+        // Holds before records: a hold that ends in between has become a record.
+        let held = self.inner.holds.now();
+        let mut needed = self.view(|tx| Ok(tx.needed_blobs(digests)?))?;
+        needed.extend(held.into_iter().filter_map(|held| match held {
+            Held::Blob(digest) => Digest::parse(&digest).ok(),
+            _ => None,
+        }));
+        Ok(needed)
     }
 
     /// The backend references of all ingests; to be used as [`Metadata::all_blob_digests`].

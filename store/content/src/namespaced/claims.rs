@@ -1,6 +1,6 @@
 //! Who may touch a thing of the backend that has no record: its writer, or the sweep.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use store_metadata::{Held, Hold, Metadata};
@@ -20,7 +20,8 @@ pub(super) struct Claims {
 
 #[derive(Default)]
 struct State {
-    claimed: Mutex<BTreeSet<Held>>,
+    /// How often: a sweep that was given up may still be removing what the next one claims.
+    claimed: Mutex<BTreeMap<Held, usize>>,
     ended: Notify,
 }
 
@@ -42,7 +43,7 @@ impl Claims {
             tokio::pin!(ended);
             ended.as_mut().enable();
             let hold = self.metadata.hold(what.clone());
-            if !lock(&self.state.claimed).contains(&what) {
+            if !lock(&self.state.claimed).contains_key(&what) {
                 return hold;
             }
             drop(hold);
@@ -52,7 +53,11 @@ impl Claims {
 
     /// Claims things for a sweep, which must check them against holds and records after this.
     pub(super) fn claim(&self, what: Vec<Held>) -> Claimed {
-        lock(&self.state.claimed).extend(what.iter().cloned());
+        let mut claimed = lock(&self.state.claimed);
+        for what in &what {
+            *claimed.entry(what.clone()).or_default() += 1;
+        }
+        drop(claimed);
         Claimed { state: Arc::clone(&self.state), what }
     }
 }
@@ -61,7 +66,12 @@ impl Drop for Claimed {
     fn drop(&mut self) {
         let mut claimed = lock(&self.state.claimed);
         for what in &self.what {
-            claimed.remove(what);
+            if let Some(count) = claimed.get_mut(what) {
+                *count -= 1;
+                if *count == 0 {
+                    claimed.remove(what);
+                }
+            }
         }
         drop(claimed);
         self.state.ended.notify_waiters();

@@ -1,14 +1,17 @@
 //! The removal of what no namespace needs any more.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use base_errors::Result;
+use base_ident::Digest;
 use store_metadata::Held;
 
-use super::NamespacedContent;
+use super::{NamespacedContent, Shared};
+use crate::error::ContentError;
+use crate::store::Info;
 
-/// How much is claimed at once: a writer of the same content waits for one such batch, and the
-/// records are read once for each.
+/// How much is claimed at once: a writer of the same content waits for one such batch.
 const BATCH: usize = 256;
 
 /// What a sweep removed.
@@ -72,27 +75,42 @@ impl NamespacedContent {
         let shared = &self.shared;
         let listed = shared.backend.list(&[]).await?;
         let needed = shared.metadata.all_blob_digests()?;
-        let garbage: Vec<_> =
+        let mut garbage: Vec<Info> =
             listed.into_iter().filter(|info| !needed.contains(info.digest.as_str())).collect();
-        for batch in garbage.chunks(BATCH) {
-            let what = batch.iter().map(|info| Held::Blob(info.digest.to_string())).collect();
-            let claimed = shared.claims.claim(what);
-            let needed: BTreeSet<String> = shared.metadata.all_blob_digests()?;
-            for info in batch.iter().filter(|info| !needed.contains(info.digest.as_str())) {
-                match shared.backend.delete(&info.digest).await {
-                    Ok(()) => {
-                        swept.blobs += 1;
-                        swept.bytes += info.size;
-                    }
-                    Err(error) if error.is_not_found() => {}
-                    Err(error) => {
-                        tracing::warn!(digest = %info.digest, %error, "failed to remove a blob");
-                        shared.metadata.mark_content_dirty();
-                    }
-                }
-            }
-            drop(claimed);
+        while !garbage.is_empty() {
+            let batch = garbage.split_off(garbage.len().saturating_sub(BATCH));
+            // A sweep that is given up cannot call back what its backend is removing: that stays
+            // claimed until it has happened.
+            let removal = tokio::spawn(remove_blobs(Arc::clone(&self.shared), batch));
+            let (blobs, bytes) = removal.await.map_err(ContentError::from)??;
+            swept.blobs += blobs;
+            swept.bytes += bytes;
         }
         Ok(())
     }
+}
+
+/// Removes those of `batch` from the backend that nothing needs by now; gives their number and bytes.
+async fn remove_blobs(shared: Arc<Shared>, batch: Vec<Info>) -> Result<(u64, u64)> {
+    let what = batch.iter().map(|info| Held::Blob(info.digest.to_string())).collect();
+    let _claimed = shared.claims.claim(what);
+    let mut digests: Vec<Digest> = batch.iter().map(|info| info.digest.clone()).collect();
+    let needed = shared.metadata.needed_blobs(&digests)?;
+    digests.retain(|digest| !needed.contains(digest));
+    let sizes: HashMap<&Digest, u64> = batch.iter().map(|info| (&info.digest, info.size)).collect();
+    let (mut blobs, mut bytes) = (0, 0);
+    for (digest, outcome) in digests.iter().zip(shared.backend.delete_all(&digests).await) {
+        match outcome {
+            Ok(()) => {
+                blobs += 1;
+                bytes += sizes.get(digest).copied().unwrap_or_default();
+            }
+            Err(error) if error.is_not_found() => {}
+            Err(error) => {
+                tracing::warn!(%digest, %error, "failed to remove a blob");
+                shared.metadata.mark_content_dirty();
+            }
+        }
+    }
+    Ok((blobs, bytes))
 }

@@ -122,6 +122,12 @@ pub(super) async fn delete(store: &dyn Store) {
     store.info(&other).await.unwrap();
     put(store, "deleted", &data, Labels::new()).await;
     assert_eq!(read(store, &blob).await, data, "it can come again");
+    let several = [other.clone(), other.clone(), blob.clone()];
+    let outcomes = store.delete_all(&several).await;
+    let classes: Vec<_> =
+        outcomes.into_iter().map(|outcome| outcome.err().map(|error| error.class())).collect();
+    assert_eq!(classes, [None, Some(Class::NotFound), None], "one after the other");
+    refused(store.info(&blob).await, Class::NotFound);
 }
 
 pub(super) async fn list(store: &dyn Store) {
