@@ -6,9 +6,10 @@
 //! | identifiers of containers and namespaces | `headers::identifiers_*` |
 //! | topics begin with `/`, segments are identifiers | `runtime/event` tests |
 //! | container: masks, empty mask, immutable fields, required fields | `containers::*` |
-//! | label value "" deletes; key and value up to 4096 bytes | `containers::labels_*`, `content::labels_*`, `snapshots::labels_*`, `leases::*` |
+//! | label value "" deletes; key and value up to 4096 bytes | `*::labels_*`, `leases::*` |
 //! | image: masks, full replacement, created_at, target, deletion of a target, `sync` | `images::*` |
 //! | content: masks, immutable size; read, clamp, beyond the end; frames of 1 MiB | `content::*` |
+//! | digests of three algorithms | `content::digests_*` |
 //! | content: blocks of 100 with updated_at | `content::lists_*` |
 //! | content write protocol: ref, offset, total, expected, commit, stat, abort | `writes::*` |
 //! | one writer for a ref | `writes::one_writer_*` |
@@ -21,6 +22,7 @@
 //! | the lease header on every call that creates | `leases::every_creating_call_*` |
 //! | filters: grammar and adaptors | `filters::*`, `base/ident` tests |
 //! | events: topics and payloads | `events::*` |
+//! | events of clients; filters of plugins and metrics | `tests/it`: `rules` |
 //! | mount, task and transfer rules | `runtime/supervisor`, `image/transfer`, `tests/it` |
 
 mod containers;

@@ -154,3 +154,26 @@ async fn labels_have_a_limit() {
     let change = Container { id: "c".to_owned(), ..change };
     fails(update(&world, change, &["labels"]).await, Code::InvalidArgument, "4096");
 }
+
+#[tokio::test]
+async fn an_extension_that_is_asked_for_and_not_given_becomes_an_empty_one() {
+    let world = world().await;
+    ok(create(&world, new("c")).await);
+    let change = Container { extensions: [("other".to_owned(), any("9"))].into(), ..new("c") };
+    let updated = ok(update(&world, change, &["extensions.empty"]).await);
+    assert_eq!(updated.extensions["empty"], prost_types::Any::default());
+    assert_eq!(updated.extensions["x"], any("x"));
+    assert!(!updated.extensions.contains_key("other"));
+}
+
+#[tokio::test]
+async fn an_update_sets_updated_at_alone() {
+    let world = world().await;
+    ok(create(&world, new("c")).await);
+    let time = |at: Option<prost_types::Timestamp>| at.map(|at| (at.seconds, at.nanos)).unwrap();
+    let first = ok(update(&world, new("c"), &["image"]).await);
+    let second = ok(update(&world, new("c"), &["image"]).await);
+    assert_eq!(first.created_at, second.created_at);
+    assert!(time(first.updated_at) < time(second.updated_at));
+    assert!(time(first.created_at) < time(first.updated_at));
+}

@@ -133,3 +133,55 @@ async fn a_deletion_drops_the_record_of_this_namespace_alone() {
     fails(world.content().info(call(info.clone())).await, Code::NotFound, "not found");
     ok(world.content().info(in_namespace("other", info)).await);
 }
+
+#[tokio::test]
+async fn a_deletion_drops_the_record_alone_whatever_holds_the_content() {
+    let world = world().await;
+    let commit = || vec![frame(WriteAction::Commit, "r", 0, b"x")];
+    let lease = || api_grpc::leases::CreateRequest { id: "l".to_owned(), ..Default::default() };
+    let elsewhere = |message| {
+        let mut request = in_namespace("other", message);
+        request.metadata_mut().insert(api_grpc::LEASE_HEADER, "l".parse().unwrap());
+        request
+    };
+    ok(world.leases().create(call(lease())).await);
+    ok(world.leases().create(in_namespace("other", lease())).await);
+    write(&world, |frames| leased("l", frames), commit()).await.unwrap();
+    write(&world, elsewhere, commit()).await.unwrap();
+    let digest = sha256(b"x");
+    ok(world.content().delete(call(DeleteContentRequest { digest: digest.clone() })).await);
+    // The lease still says what it wants held, and the bytes are another namespace's as well.
+    let request = api_grpc::leases::ListResourcesRequest { id: "l".to_owned() };
+    let held = ok(world.leases().list_resources(call(request)).await).resources;
+    assert_eq!(held.iter().map(|held| &held.id).collect::<Vec<_>>(), [&digest]);
+    world.stores.metadata.collect().await.unwrap();
+    world.stores.content.sweep().await.unwrap();
+    let info = InfoRequest { digest: digest.clone() };
+    fails(world.content().info(call(info.clone())).await, Code::NotFound, "not found");
+    ok(world.content().info(in_namespace("other", info)).await);
+    assert_eq!(world.stores.content.backend().list(&[]).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn digests_are_of_three_algorithms() {
+    use sha2::{Sha384, Sha512};
+
+    let world = world().await;
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let cases = [
+        ("256", format!("sha256:{}", hex(&Sha256::digest(b"256")))),
+        ("384", format!("sha384:{}", hex(&Sha384::digest(b"384")))),
+        ("512", format!("sha512:{}", hex(&Sha512::digest(b"512")))),
+    ];
+    for (data, digest) in cases {
+        let mut commit = frame(WriteAction::Commit, data, 0, data.as_bytes());
+        commit.expected.clone_from(&digest);
+        let answers = write(&world, call, vec![commit]).await.unwrap();
+        assert_eq!(answers[0].digest, digest);
+        assert_eq!(bytes(&read(&world, &digest, 0, 0).await.unwrap()), data.as_bytes());
+    }
+    for bad in ["", "sha256", "sha256:", "sha256:00", "md5:00", "sha256:zz", "SHA256:00"] {
+        let info = InfoRequest { digest: bad.to_owned() };
+        fails(world.content().info(call(info)).await, Code::InvalidArgument, "");
+    }
+}

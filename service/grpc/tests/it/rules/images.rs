@@ -128,3 +128,27 @@ async fn a_synchronous_deletion_gives_the_space_back() {
     let left = world.stores.content.backend().list(&[]).await.unwrap();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[tokio::test]
+async fn source_date_epoch_sets_the_time_of_an_update() {
+    let world = world().await;
+    let created = ok(create(&world, new("i")).await);
+    let epoch = Some(prost_types::Timestamp { seconds: 1_000_000, nanos: 0 });
+    let request =
+        UpdateImageRequest { image: Some(new("i")), update_mask: None, source_date_epoch: epoch };
+    let updated = ok(world.images().update(call(request)).await).image.unwrap();
+    assert_eq!((updated.created_at, updated.updated_at), (created.created_at, epoch));
+}
+
+#[tokio::test]
+async fn labels_an_empty_value_deletes() {
+    let world = world().await;
+    let created =
+        ok(create(&world, Image { labels: labels(&[("e", ""), ("a", "1")]), ..new("i") }).await);
+    assert_eq!(created.name, "i");
+    let change = Image { labels: labels(&[("a", "")]), ..new("i") };
+    ok(update(&world, change, &["labels.a"]).await);
+    let get = GetImageRequest { name: "i".to_owned() };
+    let found = ok(world.images().get(call(get)).await).image.unwrap();
+    assert_eq!(found.labels, labels(&[]));
+}

@@ -46,7 +46,10 @@ async fn a_second_one_exists_already_and_a_missing_one_is_not_found() {
 async fn a_lease_without_id_gets_one_and_empty_labels_are_not_kept() {
     let world = world().await;
     let lease = ok(world.leases().create(call(CreateRequest::default())).await).lease.unwrap();
-    assert!(lease.id.contains('-'), "{lease:?}");
+    // Nanoseconds, and three bytes in base64 of URLs.
+    let (nanoseconds, random) = lease.id.split_once('-').unwrap();
+    assert!(nanoseconds.bytes().all(|byte| byte.is_ascii_digit()), "{lease:?}");
+    assert!(random.len() == 4, "{lease:?}");
     create(&world, "moby-image-sha256:00").await;
     let filters = vec!["labels.a==1".to_owned()];
     let found = ok(world.leases().list(call(ListRequest { filters })).await).leases;

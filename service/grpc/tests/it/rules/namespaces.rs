@@ -50,7 +50,7 @@ async fn paths_of_an_update() {
     assert_eq!(get(&world, "n").await, labels(&[("b", "2")]));
     ok(update(&[("d", "4")], &[]).await);
     assert_eq!(get(&world, "n").await, labels(&[("d", "4")]), "an empty mask replaces them");
-    for path in ["name", "x"] {
+    for path in ["labels", "name", "x"] {
         fails(update(&[], &[path]).await, Code::InvalidArgument, path);
     }
 }
@@ -104,4 +104,35 @@ async fn a_record_brings_its_namespace_into_being() {
     let list = ok(world.namespaces().list(ListNamespacesRequest::default()).await).namespaces;
     assert_eq!(list.len(), 1);
     assert_eq!(list[0].name, "testing");
+}
+
+#[tokio::test]
+async fn labels_have_a_limit() {
+    let world = world().await;
+    let long = "v".repeat(4096);
+    let namespace = named("n", &[("k", &long)]);
+    let answer = world.namespaces().create(CreateNamespaceRequest { namespace }).await;
+    fails(answer, Code::InvalidArgument, "4096");
+    ok(create(&world, "n").await);
+    let request =
+        |mask| UpdateNamespaceRequest { namespace: named("n", &[("k", &long)]), update_mask: mask };
+    let answer = world.namespaces().update(request(mask(&["labels.k"]))).await;
+    fails(answer, Code::InvalidArgument, "4096");
+    fails(world.namespaces().update(request(None)).await, Code::InvalidArgument, "4096");
+    assert_eq!(get(&world, "n").await, labels(&[("a", "1"), ("b", "2")]));
+}
+
+#[tokio::test]
+async fn a_namespace_with_containers_stays() {
+    let world = world().await;
+    let runtime = api_grpc::containers::container::Runtime { name: "r".to_owned(), options: None };
+    let container = Some(api_grpc::containers::Container {
+        id: "c".to_owned(),
+        runtime: Some(runtime),
+        spec: Some(any("{}")),
+        ..api_grpc::containers::Container::default()
+    });
+    let request = api_grpc::containers::CreateContainerRequest { container };
+    ok(world.containers().create(call(request)).await);
+    fails(delete(&world, "testing").await, Code::FailedPrecondition, "it still has containers");
 }

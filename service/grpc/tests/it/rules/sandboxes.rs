@@ -67,3 +67,29 @@ async fn paths_of_an_update() {
         fails(update(&world, new("s"), &[path]).await, Code::InvalidArgument, path);
     }
 }
+
+#[tokio::test]
+async fn each_path_changes_its_field_alone() {
+    let world = world().await;
+    let request = StoreCreateRequest { sandbox: Some(new("s")) };
+    ok(world.sandboxes().create(call(request)).await);
+    let change = Sandbox {
+        labels: labels(&[("b", "2")]),
+        spec: Some(any("other")),
+        extensions: [("y".to_owned(), any("y"))].into(),
+        runtime: Some(sandbox::Runtime { name: "other".to_owned(), options: None }),
+        ..new("s")
+    };
+    let updated = ok(update(&world, change.clone(), &["labels"]).await);
+    assert_eq!(updated.labels, labels(&[("b", "2")]));
+    assert_eq!(updated.extensions, new("s").extensions);
+    ok(update(&world, change.clone(), &["extensions"]).await);
+    // A path may name the runtime; without paths it has to stay.
+    let updated = ok(update(&world, change, &["runtime"]).await);
+    assert_eq!(updated.runtime.unwrap().name, "other");
+    let get = StoreGetRequest { sandbox_id: "s".to_owned() };
+    let found = ok(world.sandboxes().get(call(get)).await).sandbox.unwrap();
+    assert_eq!(found.spec, Some(any("spec")));
+    let names: Vec<_> = found.extensions.keys().map(String::as_str).collect();
+    assert_eq!(names, ["x", "y"], "extensions are merged");
+}

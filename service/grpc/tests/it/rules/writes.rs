@@ -198,3 +198,40 @@ async fn isolated_content_has_to_be_sent_unless_its_namespace_shares() {
     let answers = write(&world, |frames| in_namespace("third", frames), stat).await.unwrap();
     assert_eq!(answers[0].offset, 6);
 }
+
+#[tokio::test]
+async fn a_commit_of_what_exists_ends_the_ingest() {
+    let world = world().await;
+    put(&world, b"hello", &[]).await;
+    let frames = vec![frame(WriteAction::Commit, "r", 0, b"hello")];
+    refused(&world, frames, Code::AlreadyExists, "").await;
+    let request = StatusRequest { r#ref: "r".to_owned() };
+    fails(world.content().status(call(request)).await, Code::NotFound, "");
+    let frames = vec![frame(WriteAction::Commit, "r", 0, b"else")];
+    let answers = write(&world, call, frames).await.unwrap();
+    assert_eq!(answers[0].digest, sha256(b"else"));
+}
+
+#[tokio::test]
+async fn a_total_that_changes_is_checked_at_the_commit_alone() {
+    let world = world().await;
+    let total = |mut frame: WriteContentRequest, total| {
+        frame.total = total;
+        frame
+    };
+    let frames = || {
+        vec![
+            total(frame(WriteAction::Write, "r", 0, b"hel"), 5),
+            total(frame(WriteAction::Write, "r", 3, b"lo"), 9),
+        ]
+    };
+    let answers = write(&world, call, frames()).await.unwrap();
+    assert_eq!(answers[1].offset, 5);
+    let mut again = frames();
+    again.push(total(frame(WriteAction::Commit, "r", 5, b""), 9));
+    refused(&world, again, Code::FailedPrecondition, "failed size validation").await;
+    let mut right = frames();
+    right.push(total(frame(WriteAction::Commit, "r", 5, b""), 5));
+    let answers = write(&world, call, right).await.unwrap();
+    assert_eq!(answers[2].digest, sha256(b"hello"));
+}
