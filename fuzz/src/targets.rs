@@ -10,12 +10,14 @@ use image_transfer::{Config, Index, Manifest, OciDescriptor, Platform};
 use store_diff::media::Compression;
 use store_diff::tar::TarReader;
 
+use crate::mend;
+
 /// Bytes that a target reads of a stream at most: a few bytes can say gigabytes of zeros, which is
 /// no fault; who reads such a stream stores or counts them.
-const MAX_OUTPUT: u64 = 8 << 20;
+const MAX_OUTPUT: u64 = 1 << 20;
 
 /// A folder in memory, if there is one.
-pub(crate) fn folder() -> tempfile::TempDir {
+fn folder() -> tempfile::TempDir {
     let memory = std::path::Path::new("/dev/shm");
     let folder =
         if memory.is_dir() { tempfile::TempDir::new_in(memory) } else { tempfile::TempDir::new() };
@@ -24,6 +26,7 @@ pub(crate) fn folder() -> tempfile::TempDir {
 
 /// Reads an archive to its end.
 pub fn tar(data: &[u8]) {
+    let data = &*mend::tar(data);
     let mut reader = TarReader::new(data);
     let mut left = MAX_OUTPUT;
     while let Ok(Some(_entry)) = reader.next_entry() {
@@ -49,6 +52,7 @@ pub fn layer(data: &[u8]) {
     if std::fs::create_dir(&root).is_err() {
         return;
     }
+    let data = &*mend::tar(data);
     let _ = store_diff::apply_tar(data, &store_diff::Target::folder(&root));
     let beside = std::fs::read_dir(outer.path()).map_or(0, Iterator::count);
     assert_eq!(beside, 1, "the layer has left its folder");
@@ -84,7 +88,7 @@ impl fmt::Write for Bounded {
 pub fn bolt(data: &[u8]) {
     let folder = folder();
     let path = folder.path().join("db");
-    if std::fs::write(&path, data).is_err() {
+    if std::fs::write(&path, mend::bolt(data)).is_err() {
         return;
     }
     let clean = store_bolt::check(&path).is_ok_and(|report| report.is_clean());

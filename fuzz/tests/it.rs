@@ -1,36 +1,57 @@
-//! Each target for a bounded count, with bounded memory and time.
+//! Each target with its corpus, within bounds of memory and time.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+/// One input may take that long; all of them together take a few seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Address space that all targets together may take: an allocation beyond ends the process.
-const MEMORY: u64 = 4 << 30;
-
-/// Seconds of processor time for all targets together: an endless loop ends the process.
-const SECONDS: u64 = 900;
-
-/// The variable that makes the runs so many times longer.
-const TIMES: &str = "IRONHULL_FUZZ";
-
-fn limit(what: Resource, most: u64) {
-    let now = getrlimit(what);
-    let most = now.maximum.map_or(most, |maximum| maximum.min(most));
-    setrlimit(what, Rlimit { current: Some(most), maximum: now.maximum }).expect("limit");
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
+fn names(of: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(of).expect("folder");
+    entries
+        .map(|entry| {
+            let path = entry.expect("entry").path();
+            path.file_stem().expect("name").to_str().expect("text").to_owned()
+        })
+        .collect()
+}
+
+/// Calls the target with each input, on a thread that is watched.
 fn run(name: &str) {
-    static LIMITS: Once = Once::new();
-    LIMITS.call_once(|| {
-        limit(Resource::As, MEMORY);
-        limit(Resource::Cpu, SECONDS);
+    static LIMIT: Once = Once::new();
+    LIMIT.call_once(fuzz::limit_memory);
+    let target = *fuzz::TARGETS.iter().find(|target| target.name == name).expect("target");
+    let corpus = folder("corpus").join(name);
+    let mut inputs: Vec<PathBuf> =
+        fs::read_dir(&corpus).expect("corpus").map(|entry| entry.expect("entry").path()).collect();
+    inputs.sort();
+    assert!(!inputs.is_empty(), "{} is empty", corpus.display());
+    let (begun, watched) = mpsc::channel();
+    let calls = std::thread::spawn(move || {
+        for input in inputs {
+            let data = fs::read(&input).expect("input");
+            // An error is a test that has failed already.
+            let _ = begun.send(input);
+            (target.function)(&data);
+        }
     });
-    let target = fuzz::TARGETS.iter().find(|target| target.name == name).expect("target");
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let times: usize = std::env::var(TIMES).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    // A longer run begins elsewhere, so that it is not the short one again.
-    fuzz::run(target, &corpus, target.rounds * times, times as u64);
+    let mut last = PathBuf::new();
+    loop {
+        match watched.recv_timeout(PATIENCE) {
+            Ok(input) => last = input,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => panic!("{name} hangs with {}", last.display()),
+        }
+    }
+    assert!(calls.join().is_ok(), "{name} panics with {}", last.display());
 }
 
 macro_rules! targets {
@@ -42,9 +63,13 @@ macro_rules! targets {
     )*
 
         #[test]
-        fn every_target_is_run() {
-            let names: Vec<_> = fuzz::TARGETS.iter().map(|target| target.name).collect();
-            assert_eq!(names, [$(stringify!($name)),*]);
+        fn every_target_has_a_test_a_program_a_corpus_and_words() {
+            let names_of = BTreeSet::from([$(stringify!($name).to_owned()),*]);
+            let known = fuzz::TARGETS.iter().map(|target| target.name.to_owned());
+            assert_eq!(known.collect::<BTreeSet<_>>(), names_of);
+            for place in ["cargo-fuzz/fuzz_targets", "corpus", "dictionaries"] {
+                assert_eq!(names(&folder(place)), names_of, "{place}");
+            }
         }
     };
 }

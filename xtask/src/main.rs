@@ -1,4 +1,4 @@
-//! The project's one entry: demo, test, bench, install.
+//! The project's one entry: demo, test, fuzz, bench, install.
 #![expect(clippy::print_stdout, reason = "a command line")]
 
 mod bench;
@@ -7,6 +7,7 @@ mod closure;
 mod command;
 mod criu;
 mod demo;
+mod fuzz;
 mod host;
 mod install;
 mod peers;
@@ -34,6 +35,8 @@ enum Task {
     Test(test::Options),
     /// Measure ours and Debian's containerd side by side; writes the table of the README.
     Bench(bench::Options),
+    /// Run libFuzzer on the parsers, for a bounded time.
+    Fuzz(fuzz::Options),
     /// Build for release and install the programs and the systemd unit.
     Install(install::Options),
     /// Fetch the programs of other makers that tests and benches run against.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Install(options) => install::run(&options),
         Task::Peers => peers::fetch().map(|peers| println!("{}", peers.display())),
         Task::Vm(options) => match vm::run(&options) {

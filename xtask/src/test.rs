@@ -1,10 +1,10 @@
-//! `cargo xtask test`: set up, then every check, the demo, and every test.
+//! `cargo xtask test`: set up, then every check, the demo, every test, and fuzzing.
 
 use anyhow::{Result, bail};
 
 use crate::build::{self, Profile};
 use crate::command::{self, cargo, say};
-use crate::{demo, host, peers, vm};
+use crate::{demo, fuzz, host, peers, vm};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -33,6 +33,7 @@ fn tests(options: &Options) -> Result<()> {
     }
     command::run(&mut command)?;
     if options.arguments.is_empty() {
+        fuzz::tests()?;
         vm::tests(&binaries, &peers)?;
     }
     Ok(())

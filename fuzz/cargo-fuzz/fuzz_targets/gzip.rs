@@ -1,4 +1,7 @@
 //! libFuzzer on [`fuzz::gzip`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::gzip(data));
+libfuzzer_sys::fuzz_target!(
+    init: fuzz::limit_memory(),
+    |data: &[u8]| fuzz::gzip(data)
+);

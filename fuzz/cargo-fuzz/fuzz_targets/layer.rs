@@ -1,4 +1,7 @@
 //! libFuzzer on [`fuzz::layer`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::layer(data));
+libfuzzer_sys::fuzz_target!(
+    init: fuzz::limit_memory(),
+    |data: &[u8]| fuzz::layer(data)
+);

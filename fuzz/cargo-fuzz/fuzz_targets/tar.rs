@@ -1,4 +1,7 @@
 //! libFuzzer on [`fuzz::tar`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::tar(data));
+libfuzzer_sys::fuzz_target!(
+    init: fuzz::limit_memory(),
+    |data: &[u8]| fuzz::tar(data)
+);

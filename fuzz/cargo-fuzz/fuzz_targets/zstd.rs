@@ -1,4 +1,7 @@
 //! libFuzzer on [`fuzz::zstd`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::zstd(data));
+libfuzzer_sys::fuzz_target!(
+    init: fuzz::limit_memory(),
+    |data: &[u8]| fuzz::zstd(data)
+);
