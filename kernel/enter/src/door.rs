@@ -75,8 +75,7 @@ impl Door {
     /// The system's, where memory or descriptors have run out.
     pub fn command(&self, order: &Order) -> io::Result<(Command, Ordered)> {
         let mut file = File::from(memfd_create("order", MemfdFlags::CLOEXEC)?);
-        serde_json::to_writer(&mut file, order)?;
-        file.flush()?;
+        file.write_all(&serde_json::to_vec(order)?)?;
         file.rewind()?;
         let mut command = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()));
         command.arg0(crate::helper::NAME).arg(ARGUMENT).env_clear();

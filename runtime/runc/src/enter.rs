@@ -6,11 +6,14 @@
 //! runc's: terminals, seccomp, security labels, user namespaces, paused containers, and any field
 //! that is not known here. So is every failure, because runc finds the words that clients know.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use kernel_enter::{Capabilities, Limit, Order};
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::discard::{MAX_STATE, STATE};
@@ -133,20 +136,15 @@ struct State {
 }
 
 /// runc's configuration of a container.
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Config {
     namespaces: Vec<Namespace>,
-    #[serde(default)]
     no_new_keyring: bool,
-    #[serde(default)]
     oom_score_adj: Option<i32>,
-    #[serde(default)]
     capabilities: Option<Sets>,
-    #[serde(default)]
     rlimits: Option<Vec<Rlimit>>,
-    /// Everything else.
-    #[serde(flatten)]
-    others: BTreeMap<String, Value>,
+    /// A field that is not known here says something.
+    says_more: bool,
 }
 
 #[derive(Deserialize)]
@@ -245,10 +243,7 @@ fn combine(state: State, process: Process, pid_file: &Path) -> Option<Order> {
     if process.terminal || labelled || state.rootless || !state.intel_rdt_path.is_empty() {
         return None;
     }
-    let known = |(name, value): (&String, &Value)| {
-        OF_THE_CONTAINER.contains(&name.as_str()) || says_nothing(value)
-    };
-    if !config.others.iter().all(known) || !process.cwd.starts_with('/') {
+    if config.says_more || !process.cwd.starts_with('/') {
         return None;
     }
     let mut namespaces = 0;
@@ -288,6 +283,43 @@ fn combine(state: State, process: Process, pid_file: &Path) -> Option<Order> {
         cwd: process.cwd,
         pid_file: pid_file.to_owned(),
     })
+}
+
+// === impl Config ===
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ConfigVisitor)
+    }
+}
+
+/// Reads a configuration without keeping what is of no interest, which is nearly all of it.
+struct ConfigVisitor;
+
+impl<'de> Visitor<'de> for ConfigVisitor {
+    type Value = Config;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a configuration of runc")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Config, A::Error> {
+        let mut config = Config::default();
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+            match &*name {
+                "namespaces" => config.namespaces = map.next_value()?,
+                "no_new_keyring" => config.no_new_keyring = map.next_value()?,
+                "oom_score_adj" => config.oom_score_adj = map.next_value()?,
+                "capabilities" => config.capabilities = map.next_value()?,
+                "rlimits" => config.rlimits = map.next_value()?,
+                name if OF_THE_CONTAINER.contains(&name) => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+                _ => config.says_more |= !says_nothing(&map.next_value()?),
+            }
+        }
+        Ok(config)
+    }
 }
 
 /// True for what a field has that is not set.
