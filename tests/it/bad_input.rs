@@ -623,15 +623,10 @@ fn an_input_that_nobody_opens() {
         }
         container(world, "one")?;
         let client = world.client()?;
-        let fifo = |name: &str| -> Result<String> {
-            let path = world.path(&format!("files/{name}"));
-            world.run("mkfifo", &[&path.display().to_string()])?;
-            Ok(path.display().to_string())
-        };
         let request = tasks::CreateTaskRequest {
             container_id: "one".into(),
             rootfs: mounts(&client, "one")?,
-            stdin: fifo("stdin")?,
+            stdin: world.fifo("stdin")?,
             ..Default::default()
         };
         client.block_on(client.tasks().create(client.request(request)))?;
@@ -642,7 +637,7 @@ fn an_input_that_nobody_opens() {
         let exec = tasks::ExecProcessRequest {
             container_id: "one".into(),
             exec_id: "e".into(),
-            stdin: fifo("exec-stdin")?,
+            stdin: world.fifo("exec-stdin")?,
             spec: Some(prost_types::Any {
                 type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
                 value: spec.to_string().into_bytes(),

@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use api_grpc::containers::{Container, CreateContainerRequest};
@@ -11,7 +12,7 @@ use api_grpc::snapshots::PrepareSnapshotRequest;
 use api_grpc::tasks::{CheckpointTaskRequest, CreateTaskRequest, StartRequest};
 use api_shim::{linux_runc, runc, types, typeurl};
 use e2e::world::{IMAGE, Options, check};
-use e2e::{Maker, Table, World, programs, wait};
+use e2e::{Maker, Table, World, process, programs, wait};
 use prost::Message as _;
 
 use crate::skip;
@@ -356,6 +357,66 @@ fn a_failed_checkpoint() {
         ensure!(table.cell("one", "STATUS")? == "RUNNING", "{table:?}");
         ensure!(world.ctr("images ls -q")?.trim() == IMAGE);
         remove(world, "one")
+    });
+}
+
+/// The process that holds `pid` as a debugger does; found as soon as there is one.
+fn tracer(pid: &str) -> Result<i32> {
+    let begun = Instant::now();
+    loop {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+        match tracer.context("no TracerPid")?.trim().parse()? {
+            0 => ensure!(begun.elapsed() < wait::PATIENCE, "nobody holds {pid}"),
+            tracer => return Ok(tracer),
+        }
+    }
+}
+
+/// A CRIU that hangs with the container in its hands is killed; the task goes on as if it had never
+/// come, and can be checkpointed.
+#[test]
+fn a_checkpoint_that_hangs() {
+    let options = Options::new(Maker::Forky).map(|mut options| {
+        options.environment.push(("IRONHULL_CHECKPOINT_LIMIT".to_owned(), "5".to_owned()));
+        options
+    });
+    check(options, |world| {
+        if !world.is_ours() {
+            skip!("containerd waits as long as its client does");
+        }
+        if let Some(reason) = criu(world)? {
+            skip!("{reason}");
+        }
+        start_counter(world)?;
+        let before = world.ctr("tasks ls")?;
+        let table = Table::parse(&before)?;
+        let pid = table.cell("one", "PID")?;
+        let checkpoint = world.start_ctr("tasks checkpoint one")?;
+        let criu = tracer(pid)?;
+        process::signal(criu, rustix::process::Signal::STOP)?;
+        let error = checkpoint.wait()?.failed()?;
+        ensure!(error.contains("checkpoint: no end within 5 s path= "), "{error}");
+        ensure!(!process::runs(criu), "CRIU is left");
+        ensure!(world.ctr("tasks ls")? == before, "{}", world.ctr("tasks ls")?);
+        let now = count(world, "one")?;
+        goes_on(world, "one", now)?;
+        ensure!(world.ctr("images ls -q")?.trim() == IMAGE);
+        let work = world.root().join("io.containerd.runtime.v2.task").join(world.namespace());
+        wait::until("the checkpoint's files to go", || {
+            ensure!(std::fs::read_dir(work.join("one"))?.count() == 0);
+            Ok(())
+        })?;
+        // The next one is well, and so is what is restored from it.
+        let now = count(world, "one")?;
+        world.ctr("containers checkpoint --rw --image --task one saved")?;
+        goes_on(world, "one", now)?;
+        remove(world, "one")?;
+        world.ctr("containers restore --rw --live two saved")?;
+        goes_on(world, "two", now)?;
+        remove(world, "two")?;
+        world.ctr("images rm saved")?;
+        Ok(())
     });
 }
 

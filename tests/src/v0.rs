@@ -153,10 +153,7 @@ impl<'a> Old<'a> {
     ///
     /// It cannot be made.
     pub fn fifo(&self, name: &str) -> Result<String> {
-        let path = self.world.path("files").join(name);
-        let mode = rustix::fs::Mode::from_raw_mode(0o600);
-        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0)?;
-        Ok(path.display().to_string())
+        self.world.fifo(name)
     }
 
     /// Runs `ctr` in the namespace of the API; gives its standard output.

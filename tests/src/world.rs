@@ -281,6 +281,17 @@ impl World {
         self.folder.path().join(name)
     }
 
+    /// Makes a fifo in the world's folder of files; gives its path.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made.
+    pub fn fifo(&self, name: &str) -> Result<String> {
+        let path = self.path("files").join(name);
+        make_fifo(&path)?;
+        Ok(path.display().to_string())
+    }
+
     /// A path as the world's own processes see it: `/run/containerd` and mounts are theirs.
     #[must_use]
     pub fn inside(&self, path: &Path) -> PathBuf {
@@ -483,6 +494,17 @@ impl Drop for World {
         self.end_processes();
         self.remove_cgroups();
     }
+}
+
+/// Makes a fifo for its owner alone.
+///
+/// # Errors
+///
+/// The system's.
+pub fn make_fifo(path: &Path) -> Result<()> {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0)
+        .with_context(|| path.display().to_string())
 }
 
 /// Runs `body` in a world with the image, and fails if it fails or leaves anything behind.

@@ -32,7 +32,9 @@ pub use limits::{is_subreaper, oom_score_adj, raise_nofile, set_oom_score_adj, s
 pub use malloc::{trim, tune_malloc};
 pub use memory::{Memory, memory};
 pub use pidfd::PidFd;
-pub use procfs::{Stat, boot_id, is_alive, is_same, pid_namespace, start_time, stat, zombie_exit};
+pub use procfs::{
+    Stat, arguments, boot_id, is_alive, is_same, pid_namespace, pids, start_time, stat, zombie_exit,
+};
 pub use signal::{MAX_SIGNAL, parse_signal, send_signal, signal_name};
 
 /// A result of this crate.

@@ -50,6 +50,14 @@ impl PidFd {
             .map_err(Error::system("pidfd_send_signal", self.pid))
     }
 
+    /// Sends SIGKILL.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the process has been reaped.
+    pub fn kill(&self) -> Result<()> {
+        self.send_signal(libc::SIGKILL)
+    }
+
     /// True if the process has ended, reaped or not.
     ///
     /// # Errors

@@ -92,6 +92,35 @@ fn parse_zombie(text: &str) -> Option<Exit> {
     Exit::from_raw(fields.nth(48)?.parse().ok()?)
 }
 
+/// The ids of all processes there are at this moment, those included that only wait to be reaped.
+///
+/// # Errors
+/// If `/proc` is not there.
+pub fn pids() -> Result<Vec<i32>> {
+    let path = Path::new("/proc");
+    let entries = std::fs::read_dir(path).map_err(|error| Error::proc(path, &error))?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// The arguments of a process, its program's name first, as the process shows them; at most 64 KiB.
+/// None for one that has ended, and for the kernel's own.
+///
+/// # Errors
+/// [`Error::NotFound`] if there is no such process.
+pub fn arguments(pid: i32) -> Result<Vec<Vec<u8>>> {
+    let line = read_bytes(pid, &path(pid, "cmdline"))?;
+    Ok(split_arguments(&line))
+}
+
+/// Each argument has a NUL after it.
+fn split_arguments(line: &[u8]) -> Vec<Vec<u8>> {
+    let line = line.strip_suffix(b"\0").unwrap_or(line);
+    if line.is_empty() {
+        return Vec::new();
+    }
+    line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
+}
+
 /// The identifier of this run of the machine: another one after each boot.
 ///
 /// # Errors
@@ -109,14 +138,20 @@ pub(crate) fn path(pid: i32, name: &str) -> PathBuf {
     }
 }
 
-/// Reads a file of a process.
+/// Reads a file of a process as text.
 pub(crate) fn read(pid: i32, path: &Path) -> Result<String> {
+    let bytes = read_bytes(pid, path)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Reads a file of a process.
+fn read_bytes(pid: i32, path: &Path) -> Result<Vec<u8>> {
     use std::io::Read as _;
-    let mut text = Vec::new();
+    let mut bytes = Vec::new();
     std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text))
+        .and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes))
         .map_err(|error| gone(pid, path, &error))?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    Ok(bytes)
 }
 
 /// Tells a process that is gone from other failures.
@@ -222,6 +257,24 @@ mod tests {
         assert_eq!(pid_namespace(pid).expect("ns"), pid_namespace(0).expect("ns"));
         assert!(!is_alive(i32::MAX));
         assert!(matches!(start_time(i32::MAX), Err(Error::NotFound { .. })));
+    }
+
+    #[test]
+    fn arguments_are_seen_as_they_were_given() {
+        let mut child = std::process::Command::new("/bin/sh");
+        let mut child = child.args(["-c", "read line", "", "a b\n"]);
+        child = child.stdin(std::process::Stdio::piped());
+        let mut child = child.spawn().expect("sh");
+        let pid = i32::try_from(child.id()).expect("pid");
+        let wanted: [&[u8]; 5] = [b"/bin/sh", b"-c", b"read line", b"", b"a b\n"];
+        assert_eq!(arguments(pid).expect("arguments"), wanted);
+        assert!(pids().expect("pids").contains(&pid));
+        child.kill().expect("kill");
+        crate::PidFd::open(pid).expect("pidfd").wait_gone(None).expect("end");
+        assert_eq!(arguments(pid).expect("a zombie"), Vec::<Vec<u8>>::new());
+        child.wait().expect("wait");
+        assert!(matches!(arguments(pid), Err(Error::NotFound { .. })));
+        assert_eq!(split_arguments(b"one\0\0"), [b"one".to_vec(), Vec::new()]);
     }
 
     #[test]

@@ -120,6 +120,15 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// True if a runtime has refused to make a container because it keeps one of this name.
+    #[must_use]
+    pub fn is_existing(&self) -> bool {
+        // By the words that runc, crun and youki use.
+        self.to_string().contains("already exists")
+    }
+}
+
 impl Coded for Error {
     fn class(&self) -> Class {
         match self {

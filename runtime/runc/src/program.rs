@@ -332,9 +332,10 @@ impl RuncProgram {
         }
     }
 
-    /// True if the state of a container is where the runtime is known to keep it.
-    fn is_there(&self, id: &str) -> bool {
-        self.signals_directly() && fs::symlink_metadata(self.root.join(id)).is_ok()
+    /// Whether the runtime keeps a container; `None` where only the runtime can tell.
+    fn keeps(&self, id: &str) -> Option<bool> {
+        // INVARIANT: runc, crun and youki all keep their state in `<root>/<id>`.
+        if self.signals_directly() { fs::exists(self.root.join(id)).ok() } else { None }
     }
 
     /// Runs `operation id` and explains a failure.
@@ -446,7 +447,7 @@ impl OciRuntime for RuncProgram {
                 Err(error) => return Err(self.explain("failed to delete task", mark)(error)),
                 Ok(_) => {}
             }
-            if !self.is_there(id) {
+            if self.keeps(id) != Some(true) {
                 return Ok(());
             }
             tokio::time::sleep(pause).await;
@@ -540,10 +541,7 @@ impl OciRuntime for RuncProgram {
     }
 
     fn is_gone(&self, id: &str) -> bool {
-        // INVARIANT: runc, crun and youki all keep their state in `<root>/<id>`. Others are asked.
-        self.signals_directly()
-            && matches!(fs::symlink_metadata(self.root.join(id)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound)
+        self.keeps(id) == Some(false)
     }
 
     fn signals_directly(&self) -> bool {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use base_errors::{Class, Error, Result, ResultExt};
+use base_errors::{Class, Coded as _, Error, Result, ResultExt};
 use kernel_cgroup::{Group, Hierarchies};
 use kernel_mount::UnmountFlags;
 use runtime_runc::{
@@ -29,7 +29,6 @@ const UNDO_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A signal that cannot be refused.
 pub(crate) const SIGKILL: u32 = 9;
-const SIGKILL_NUMBER: i32 = 9;
 
 /// Execs of one container that may exist at once: each has descriptors and a task of its own.
 const MAX_EXECS: usize = 4096;
@@ -147,20 +146,44 @@ impl Container {
         };
         let hold = self.reaper.hold().await;
         let restored = self.runtime.restore(&self.id, &self.bundle, options, io).await;
-        let taken = match restored {
-            Ok(()) => self.take_over(&self.init, prepared, &pid_file, "container").await,
+        let taken = self.take_new(restored, prepared, &pid_file).await;
+        drop(hold);
+        taken
+    }
+
+    /// Takes over the init process that a runtime was to make. Removes what a failure has left, but
+    /// no container of this name that was there before and has not ended: that is somebody else's.
+    ///
+    /// Call it under the hold of the runtime's time.
+    ///
+    /// # Errors
+    /// The runtime's, and those of [`Self::take_over`].
+    pub(crate) async fn take_new(
+        &self,
+        made: runtime_runc::Result<()>,
+        prepared: Prepared,
+        pid_file: &Path,
+    ) -> Result<ExitWatch> {
+        let foreign = made.as_ref().is_err_and(runtime_runc::Error::is_existing);
+        let taken = match made {
+            Ok(()) => self.take_over(&self.init, prepared, pid_file, "container").await,
             Err(error) => Err(error.into()),
         };
-        if taken.is_err() {
-            self.undo(&pid_file).await;
+        match &taken {
+            Ok(_) => {}
+            // What is left of one that has ended is in the way; the runtime removes no other.
+            Err(_) if foreign => {
+                let delete = self.runtime.delete(&self.id, false);
+                let _ = tokio::time::timeout(UNDO_TIMEOUT, delete).await;
+            }
+            Err(_) => self.undo(pid_file).await,
         }
-        drop(hold);
         taken
     }
 
     /// Removes what a failed creation or restoration has left with the runtime. Its process is
     /// killed even if the runtime fails once more.
-    pub(crate) async fn undo(&self, pid_file: &Path) {
+    async fn undo(&self, pid_file: &Path) {
         if self.runtime.is_gone(&self.id) {
             return;
         }
@@ -184,7 +207,7 @@ impl Container {
         let ours = kernel_process::stat(pid)
             .is_ok_and(|stat| u32::try_from(stat.parent) == Ok(std::process::id()));
         if ours && let Ok(adopted) = self.reaper.adopt(pid) {
-            let _ = adopted.process.send_signal(SIGKILL_NUMBER);
+            let _ = adopted.process.kill();
         }
     }
 
@@ -192,7 +215,7 @@ impl Container {
     ///
     /// # Errors
     /// Its pid file, its terminal. The process runs then, and is the caller's to end.
-    pub(crate) async fn take_over(
+    async fn take_over(
         &self,
         process: &Process,
         prepared: Prepared,
@@ -344,15 +367,21 @@ impl Container {
     /// Writes an image with CRIU.
     ///
     /// # Errors
-    /// The state; the runtime's first line, with the path of CRIU's log.
+    /// The state; the runtime's first line, with the path of CRIU's log. The container is as it was
+    /// then.
     pub(crate) async fn checkpoint(&self, mut options: CheckpointOptions) -> Result<()> {
         let _change = self.init.change.lock().await;
         self.init.check(Operation::Checkpoint)?;
+        let ran = self.init.phase() == Phase::Running;
         let own_work = options.work_path.as_os_str().is_empty();
         if own_work {
             options.work_path = self.bundle.join("work/criu-work");
         }
         let result = self.runtime.checkpoint(&self.id, &options).await;
+        if result.is_err() && ran {
+            // One that was killed in its work has left the container frozen.
+            let _ = tokio::time::timeout(UNDO_TIMEOUT, self.runtime.resume(&self.id)).await;
+        }
         let result = result.map_err(|error| {
             let log = self.bundle.join("criu-dump.log");
             if let Err(error) = fs::copy(options.work_path.join("dump.log"), &log) {
@@ -360,7 +389,7 @@ impl Container {
             }
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default().to_owned();
-            Error::unknown(format!("{line} path= {}", log.display()))
+            Error::new(error.class(), format!("{line} path= {}", log.display()))
         });
         if own_work {
             let _ = fs::remove_dir_all(&options.work_path);

@@ -21,13 +21,13 @@ use crate::stdio::{self, Endpoints};
 use crate::{idle, options};
 
 /// The variable that says how many seconds a command of the runtime may take.
-const LIMIT_VARIABLE: &str = "IRONHULL_RUNTIME_LIMIT";
+const USUAL_VARIABLE: &str = "IRONHULL_RUNTIME_LIMIT";
+
+/// The one for checkpoints and restorations.
+const LONG_VARIABLE: &str = "IRONHULL_CHECKPOINT_LIMIT";
 
 /// The variable that leaves every exec to the runtime.
 const EXEC_VARIABLE: &str = "IRONHULL_RUNTIME_EXEC";
-
-/// How much longer a checkpoint may take.
-const LONG_FACTOR: u32 = 8;
 
 /// Makes a container; gives the watch on its exit unless it is to be restored at its start.
 ///
@@ -107,9 +107,10 @@ pub(crate) async fn create(
 
 /// How long commands of the runtime may take: as usual, or as the environment says.
 pub(crate) fn limits() -> Limits {
-    match idle::seconds(LIMIT_VARIABLE) {
-        Some(usual) => Limits { usual, long: usual * LONG_FACTOR },
-        None => Limits::default(),
+    let Limits { usual, long } = Limits::default();
+    Limits {
+        usual: idle::seconds(USUAL_VARIABLE).unwrap_or(usual),
+        long: idle::seconds(LONG_VARIABLE).unwrap_or(long),
     }
 }
 
@@ -139,13 +140,7 @@ async fn begin(
     };
     let hold = container.reaper.hold().await;
     let made = container.runtime.create(&container.id, &container.bundle, create, io).await;
-    let taken = match made {
-        Ok(()) => container.take_over(&container.init, prepared, &pid_file, "container").await,
-        Err(error) => Err(error.into()),
-    };
-    if taken.is_err() {
-        container.undo(&pid_file).await;
-    }
+    let taken = container.take_new(made, prepared, &pid_file).await;
     drop(hold);
     taken.map(Some)
 }

@@ -19,10 +19,11 @@
 //! has a reader is delivered to its last byte; a runtime that hangs is killed; a shim that nobody
 //! needs leaves by itself.
 //!
-//! Three variables of the environment are for operators: `IRONHULL_SHIM_IDLE`, the seconds after which
-//! an unneeded shim leaves; `IRONHULL_RUNTIME_LIMIT`, the seconds that a command of the runtime may
-//! take (checkpoints eight times as long); `IRONHULL_RUNTIME_EXEC`, with any value: every exec is left
-//! to the runtime, also those that the shim can carry out by itself.
+//! Four variables of the environment are for operators: `IRONHULL_SHIM_IDLE`, the seconds after
+//! which an unneeded shim leaves; `IRONHULL_RUNTIME_LIMIT`, the seconds that a command of the runtime
+//! may take; `IRONHULL_CHECKPOINT_LIMIT`, those of a checkpoint or a restoration;
+//! `IRONHULL_RUNTIME_EXEC`, with any value: every exec is left to the runtime, also those that the shim
+//! can carry out by itself.
 
 pub mod bootstrap;
 mod cleanup;

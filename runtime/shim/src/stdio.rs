@@ -6,9 +6,10 @@ mod fifo;
 mod logger;
 mod uri;
 
-use std::fs::{self, File};
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -414,13 +415,14 @@ fn open_output(path: &str) -> Result<Sink> {
     Ok(Sink::File(file.with_context(|| format!("opening file {path:?} failed"))?))
 }
 
-/// A file that is made, with its folder, and appended to.
+/// A file that is made, with its folder, and appended to. Modes are containerd's.
 fn append(path: &str) -> Result<Sink> {
     let named = || format!("open {path}");
     if let Some(folder) = Path::new(path).parent() {
-        fs::create_dir_all(folder).with_context(named)?;
+        DirBuilder::new().recursive(true).mode(0o755).create(folder).with_context(named)?;
     }
-    let file = File::options().append(true).create(true).open(path).with_context(named)?;
+    let mut options = File::options();
+    let file = options.append(true).create(true).mode(0o644).open(path).with_context(named)?;
     if file.metadata().with_context(named)?.is_dir() {
         return Err(Error::invalid_argument(format!("{path} is a directory")));
     }

@@ -4,7 +4,6 @@
 //! and that is what its daemon notices. One that still makes the container while another program
 //! removes it would leave a container that nobody knows.
 
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -38,16 +37,13 @@ fn working_for(bundle: &Path) -> Vec<i32> {
     let mut prefix = bundle.as_os_str().as_bytes().to_vec();
     prefix.push(b'/');
     let own = std::process::id();
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| u32::try_from(*pid) != Ok(own))
-        // The dead have no arguments any more.
-        .filter(|pid| {
-            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
-                line.split(|byte| *byte == 0).any(|word| word.starts_with(&prefix))
-            })
-        })
-        .collect()
+    // The dead have no arguments any more.
+    let works = |pid: &i32| {
+        u32::try_from(*pid) != Ok(own)
+            && kernel_process::arguments(*pid)
+                .is_ok_and(|words| words.iter().any(|word| word.starts_with(&prefix)))
+    };
+    kernel_process::pids().unwrap_or_default().into_iter().filter(works).collect()
 }
 
 #[cfg(test)]

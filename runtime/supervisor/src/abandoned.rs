@@ -1,11 +1,9 @@
 //! Shims that were started and cannot be called: nobody else would ever end them.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use kernel_process::PidFd;
 use tokio::time::{Instant, sleep};
 
 use crate::bundle::Bundle;
@@ -24,7 +22,7 @@ impl Inner {
         let deadline = Instant::now() + self.config.timeouts.shim_shutdown;
         loop {
             let ours = bundle.clone();
-            let killed = match blocking("shim search", move || Ok(kill_started_in(&ours)?)).await {
+            let killed = match blocking("shim search", move || kill_started_in(&ours)).await {
                 Ok(killed) => killed,
                 Err(error) => {
                     tracing::warn!(task = %bundle.object(), %error, "looking for a lost shim");
@@ -44,38 +42,31 @@ impl Inner {
 }
 
 /// Kills all shims that were started in the bundle; gives their pids. Blocks on `/proc`.
-fn kill_started_in(bundle: &Bundle) -> io::Result<Vec<i32>> {
+fn kill_started_in(bundle: &Bundle) -> base_errors::Result<Vec<i32>> {
     let folder = fs::symlink_metadata(&bundle.path)?;
     let mut killed = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(number) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let process = Path::new("/proc").join(&name);
+    for pid in kernel_process::pids()? {
         let is_ours = || {
-            fs::metadata(process.join("cwd"))
+            fs::metadata(format!("/proc/{pid}/cwd"))
                 .is_ok_and(|cwd| (cwd.dev(), cwd.ino()) == (folder.dev(), folder.ino()))
-                && fs::read(process.join("cmdline")).is_ok_and(|line| is_shim_of(&line, bundle))
+                && kernel_process::arguments(pid).is_ok_and(|words| is_shim_of(&words, bundle))
         };
         // INVARIANT: asked again once it is opened: the pid cannot be another's any more.
         if is_ours()
-            && let Some(pid) = Pid::from_raw(number)
-            && let Ok(shim) = pidfd_open(pid, PidfdFlags::empty())
+            && let Ok(shim) = PidFd::open(pid)
             && is_ours()
         {
-            match pidfd_send_signal(&shim, Signal::KILL) {
-                Ok(()) => killed.push(number),
-                Err(error) => tracing::warn!(pid = number, %error, "killing a lost shim"),
+            match shim.kill() {
+                Ok(()) => killed.push(pid),
+                Err(error) => tracing::warn!(pid, %error, "killing a lost shim"),
             }
         }
     }
     Ok(killed)
 }
 
-/// True if the arguments, each with a NUL after it, are those of a shim for the bundle.
-fn is_shim_of(line: &[u8], bundle: &Bundle) -> bool {
-    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+/// True if the arguments are those of a shim for the bundle.
+fn is_shim_of(words: &[Vec<u8>], bundle: &Bundle) -> bool {
     let has = |name: &[u8], value: &str| {
         words.windows(2).any(|pair| pair[0] == name && pair[1] == value.as_bytes())
     };

@@ -12,7 +12,7 @@ use api_shim::task::{
 use api_shim::{Any, types};
 use base_errors::ResultExt as _;
 use base_ident::{Namespace, validate_identifier};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use kernel_process::PidFd;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
@@ -397,14 +397,14 @@ impl Inner {
         let answer: Result<ConnectResponse, CallError> =
             connection.call("Connect", &request, limit).await;
         let pid = answer.ok().and_then(|answer| i32::try_from(answer.shim_pid).ok());
-        let Some(pid) = pid.and_then(Pid::from_raw) else {
+        let Some(pid) = pid.filter(|pid| *pid > 0) else {
             tracing::warn!(id, "a shim hangs and does not say who it is");
             return;
         };
         // INVARIANT: it answered, and is still connected once it is opened: the pid is its own.
-        if let Ok(shim) = pidfd_open(pid, PidfdFlags::empty())
+        if let Ok(shim) = PidFd::open(pid)
             && !connection.is_closed()
-            && let Err(error) = pidfd_send_signal(&shim, Signal::KILL)
+            && let Err(error) = shim.kill()
         {
             tracing::warn!(id, %error, "killing a shim that hangs");
         }

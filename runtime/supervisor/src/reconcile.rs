@@ -33,9 +33,6 @@ const LONG: Duration = Duration::from_secs(60);
 const MAX_A_ROUND: usize = 256;
 /// The pause between two looks at a control group whose processes were just killed.
 const CGROUP_PAUSE: Duration = Duration::from_millis(50);
-/// SIGKILL.
-const KILL: i32 = 9;
-
 /// What is remembered from one round to the next.
 #[derive(Default)]
 pub(crate) struct Memory {
@@ -189,7 +186,7 @@ impl Inner {
         }
         tracing::warn!(pid, task = %format!("{namespace}/{id}"), "ending a shim that no task has");
         let ended = PidFd::open(*pid).and_then(|process| {
-            if kernel_process::is_same(*pid, start) { process.send_signal(KILL) } else { Ok(()) }
+            if kernel_process::is_same(*pid, start) { process.kill() } else { Ok(()) }
         });
         if let Err(error) = ended {
             tracing::debug!(pid, %error, "it has ended by itself");
@@ -256,20 +253,14 @@ pub(crate) fn cgroup_of(spec: &[u8]) -> Option<String> {
 
 /// The shims that were started by the daemon at `address`.
 fn shim_processes(address: &str) -> Vec<ShimProcess> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter_map(|pid| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-            shim_of(pid, &line, address)
-        })
-        .collect()
+    let pids = kernel_process::pids().unwrap_or_default();
+    let shim = |pid| shim_of(pid, &kernel_process::arguments(pid).ok()?, address);
+    pids.into_iter().filter_map(shim).collect()
 }
 
 /// Reads the arguments of a process.
-fn shim_of(pid: i32, line: &[u8], address: &str) -> Option<ShimProcess> {
-    let words: Vec<&str> =
-        line.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok()).collect();
+fn shim_of(pid: i32, words: &[Vec<u8>], address: &str) -> Option<ShimProcess> {
+    let words: Vec<&str> = words.iter().filter_map(|word| std::str::from_utf8(word).ok()).collect();
     let program = Path::new(words.first()?).file_name()?.to_str()?;
     if !program.starts_with("containerd-shim") {
         return None;
@@ -320,18 +311,20 @@ mod tests {
 
     #[test]
     fn shims_are_known_by_their_arguments() {
-        let line = |text: &str| text.replace(' ', "\0").into_bytes();
-        let good = line("/usr/bin/containerd-shim-runc-v2 -namespace ns -id c1 -address /c.sock ");
+        let line = |text: &str| -> Vec<Vec<u8>> {
+            text.split_whitespace().map(|word| word.as_bytes().to_vec()).collect()
+        };
+        let good = line("/usr/bin/containerd-shim-runc-v2 -namespace ns -id c1 -address /c.sock");
         assert_eq!(
             shim_of(7, &good, "/c.sock"),
             Some(ShimProcess { pid: 7, namespace: "ns".to_owned(), id: "c1".to_owned() })
         );
         for other in [
-            "/usr/bin/containerd-shim-runc-v2 -namespace ns -id c1 -address /other.sock ",
-            "/usr/bin/containerd-shim-runc-v2 -namespace ns -address /c.sock -id c1 start ",
-            "/usr/bin/containerd-shim-runc-v2 -namespace ns -address /c.sock -id c1 delete ",
-            "/usr/bin/containerd-shim-runc-v2 -namespace ns -id ../c1 -address /c.sock ",
-            "/usr/bin/vim containerd-shim -namespace ns -id c1 -address /c.sock ",
+            "/usr/bin/containerd-shim-runc-v2 -namespace ns -id c1 -address /other.sock",
+            "/usr/bin/containerd-shim-runc-v2 -namespace ns -address /c.sock -id c1 start",
+            "/usr/bin/containerd-shim-runc-v2 -namespace ns -address /c.sock -id c1 delete",
+            "/usr/bin/containerd-shim-runc-v2 -namespace ns -id ../c1 -address /c.sock",
+            "/usr/bin/vim containerd-shim -namespace ns -id c1 -address /c.sock",
             "",
         ] {
             assert_eq!(shim_of(7, &line(other), "/c.sock"), None, "{other}");

@@ -22,8 +22,6 @@ const KILLED: u32 = 128 + 9;
 const DELETE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a killed process may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
-/// A signal that cannot be refused.
-const SIGKILL: i32 = 9;
 
 /// How the process recorded in `folder` ended. One that still runs, as its recorded start proves,
 /// is killed. Blocks.
@@ -35,7 +33,7 @@ pub(crate) fn end_process(folder: &Path) -> u32 {
         return UNKNOWN_STATUS;
     };
     let Ok(process) = PidFd::open(pid) else { return UNKNOWN_STATUS };
-    if !kernel_process::is_same(pid, start) || process.send_signal(SIGKILL).is_err() {
+    if !kernel_process::is_same(pid, start) || process.kill().is_err() {
         return UNKNOWN_STATUS;
     }
     tracing::warn!(pid, folder = %folder.display(), "killed a process of an old shim");

@@ -10,17 +10,32 @@ use api_ttrpc::code;
 
 use crate::world::{Shim, World, call};
 
-/// A runtime that fails at one command, before or after it has done its work.
-fn failing(world: &World, stage: &str, after: bool) -> String {
-    let path = world.path(&format!("runtime-{stage}-{after}"));
-    let run = if after { "runc \"$@\" || exit 1; " } else { "" };
+/// A runtime that runs a script at one command, in which `runc "$@"` is that command.
+fn runtime(world: &World, stage: &str, script: &str) -> String {
+    let path = world.path("runtime");
     let script = format!(
-        "#!/bin/sh\nfor word in \"$@\"; do case $word in\n{stage}) {run}echo no {stage} today >&2; exit 3;;\n\
+        "#!/bin/sh\nfor word in \"$@\"; do case $word in\n{stage}) {script};;\n\
          esac; done\nexec runc \"$@\"\n"
     );
     fs::write(&path, script).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path.to_str().unwrap().to_owned()
+}
+
+/// A runtime that fails at one command, before or after it has done its work.
+fn failing(world: &World, stage: &str, after: bool) -> String {
+    let run = if after { "runc \"$@\" || exit 1; " } else { "" };
+    runtime(world, stage, &format!("{run}echo no {stage} today >&2; exit 3"))
+}
+
+/// A runtime that hangs at one command: a wrapper of another program.
+fn hanging(world: &World, stage: &str) -> String {
+    runtime(world, stage, "sh -c 'sleep 1000; exit'; exit 0")
+}
+
+/// Makes the runtime a good one.
+fn heal(world: &World) {
+    runtime(world, "none", "exit 1");
 }
 
 #[tokio::test]
@@ -54,6 +69,30 @@ async fn a_create_that_fails_leaves_nothing() {
         let status = call!(shim, create, request).unwrap_err();
         assert!(status.message.contains(text), "{}", status.message);
     }
+    world.end(shim).await;
+}
+
+/// The runtime keeps a container of this name, of another daemon: it is not touched.
+#[tokio::test]
+async fn a_container_of_somebody_else_stays() {
+    let world = World::new().await;
+    let first = world.bundle("one", &["sleep", "1000"]);
+    let shim = world.start(&first, "one").await;
+    let pid = shim.run(world.create(&shim)).await;
+    let second = world.bundle("two", &["sleep", "2000"]);
+    let other = world.start(&second, "two").await;
+    for binary in [String::new(), runtime(&world, "none", "exit 1")] {
+        let mut request = world.create(&other);
+        (request.id, request.options) = ("one".to_owned(), Some(world.options(&binary)));
+        let status = call!(other, create, request).unwrap_err();
+        assert!(status.message.contains("already exists"), "{}", status.message);
+        let pids = call!(shim, pids, PidsRequest { id: "one".to_owned() }).unwrap();
+        assert_eq!(pids.processes.iter().map(|one| one.pid).collect::<Vec<_>>(), [pid]);
+    }
+    assert_eq!(shim.exec_to_end(shim.exec_request("x", &["true"])).await, 0);
+    shim.remove().await;
+    let _ = call!(other, shutdown, ShutdownRequest { id: "two".to_owned(), now: false });
+    other.left().await;
     world.end(shim).await;
 }
 
@@ -110,9 +149,8 @@ async fn one_stage_fails(stage: &str, after: bool) {
     let world = World::new().await;
     let bundle = world.bundle("one", &["sleep", "1000"]);
     let shim = world.start(&bundle, "one").await;
-    let runtime = failing(&world, stage, after);
     let mut request = world.create(&shim);
-    request.options = Some(world.options(&runtime));
+    request.options = Some(world.options(&failing(&world, stage, after)));
     call!(shim, create, request).unwrap();
     let started = call!(shim, start, shim.start_request(""));
     let fails = |result: Result<(), api_ttrpc::Status>, begin: &str| {
@@ -152,7 +190,7 @@ async fn one_stage_fails(stage: &str, after: bool) {
         let status = deleted.unwrap_err();
         assert!(status.message.contains("failed to delete task"), "{}", status.message);
         // The runtime is well again: the same call succeeds.
-        fs::write(runtime, "#!/bin/sh\nexec runc \"$@\"\n").unwrap();
+        heal(&world);
         call!(shim, delete, shim.delete_request("")).unwrap();
     } else {
         deleted.unwrap();
@@ -166,9 +204,8 @@ async fn one_change_fails(stage: &str, after: bool) {
     let world = World::new().await;
     let bundle = world.bundle("one", &["sleep", "1000"]);
     let shim = world.start(&bundle, "one").await;
-    let runtime = failing(&world, stage, after);
     let mut request = world.create(&shim);
-    request.options = Some(world.options(&runtime));
+    request.options = Some(world.options(&failing(&world, stage, after)));
     shim.run(request).await;
     if stage == "resume" {
         call!(shim, pause, PauseRequest { id: "one".to_owned() }).unwrap();
@@ -189,7 +226,7 @@ async fn one_change_fails(stage: &str, after: bool) {
     } else if (stage, after) != ("kill", true) {
         assert_eq!(known, State::Running, "{stage} {after}");
     }
-    fs::write(runtime, "#!/bin/sh\nexec runc \"$@\"\n").unwrap();
+    heal(&world);
     match stage {
         "checkpoint" => {}
         "resume" if after => {}
@@ -249,14 +286,6 @@ async fn one_stage_hangs(stage: &str) {
     world.environment.push(("IRONHULL_RUNTIME_LIMIT", LIMIT.to_string()));
     let bundle = world.bundle("one", &["sleep", "1000"]);
     let shim = world.start(&bundle, "one").await;
-    // A wrapper that runs another program, which hangs.
-    let runtime = world.path("runtime");
-    let script = format!(
-        "#!/bin/sh\nfor word in \"$@\"; do case $word in\n{stage}) sh -c 'sleep 1000; exit'; exit 0;;\n\
-         esac; done\nexec runc \"$@\"\n"
-    );
-    fs::write(&runtime, script).unwrap();
-    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
     let hangs = |result: Result<(), api_ttrpc::Status>| {
         let status = result.unwrap_err();
         assert_eq!(status.code, code::DEADLINE_EXCEEDED, "{stage}: {}", status.message);
@@ -264,7 +293,7 @@ async fn one_stage_hangs(stage: &str) {
         assert!(status.message.ends_with(&text), "{stage}: {}", status.message);
     };
     let mut request = world.create(&shim);
-    request.options = Some(world.options(runtime.to_str().unwrap()));
+    request.options = Some(world.options(&hanging(&world, stage)));
     let created = call!(shim, create, request).map(drop);
     if stage == "create" {
         hangs(created);
@@ -296,17 +325,63 @@ async fn one_stage_hangs(stage: &str) {
             call!(shim, pause, PauseRequest { id: "one".to_owned() }).unwrap();
         }
         hangs(change(&world, &shim, stage).await);
-        fs::write(&runtime, "#!/bin/sh\nexec runc \"$@\"\n").unwrap();
+        heal(&world);
     }
     call!(shim, kill, shim.kill_request(9)).unwrap();
     call!(shim, wait, shim.wait_request("")).unwrap();
     let deleted = call!(shim, delete, shim.delete_request("")).map(drop);
     if stage == "delete" {
         hangs(deleted);
-        fs::write(runtime, "#!/bin/sh\nexec runc \"$@\"\n").unwrap();
+        heal(&world);
         call!(shim, delete, shim.delete_request("")).unwrap();
     } else {
         deleted.unwrap();
     }
     world.end(shim).await;
+}
+
+/// One that hangs with the container frozen, as CRIU does when it hangs.
+#[tokio::test]
+async fn a_checkpoint_that_hangs_is_killed_and_the_container_goes_on() {
+    const SHORT: u32 = 3;
+    for paused in [false, true] {
+        let mut world = World::new().await;
+        world.environment.push(("IRONHULL_CHECKPOINT_LIMIT", SHORT.to_string()));
+        let bundle = world.bundle("one", &["sleep", "1000"]);
+        let shim = world.start(&bundle, "one").await;
+        let root = world.path("runc").join(crate::world::NAMESPACE);
+        let freeze = format!("runc --root '{}' pause one", root.display());
+        let script = format!("{freeze} 2>/dev/null; sh -c 'sleep 1000; exit'; exit 0");
+        let mut request = world.create(&shim);
+        request.options = Some(world.options(&runtime(&world, "checkpoint", &script)));
+        shim.run(request).await;
+        let one = || "one".to_owned();
+        if paused {
+            call!(shim, pause, PauseRequest { id: one() }).unwrap();
+        }
+        // Others are served meanwhile.
+        let (written, state) = tokio::join!(change(&world, &shim, "checkpoint"), async {
+            call!(shim, state, shim.state_request(""))
+        });
+        state.unwrap();
+        let status = written.unwrap_err();
+        assert_eq!(status.code, code::DEADLINE_EXCEEDED, "{}", status.message);
+        let text = format!("checkpoint: no end within {SHORT} s path= ");
+        assert!(status.message.contains(&text), "{}", status.message);
+        assert!(!bundle.join("work/criu-work").exists());
+        // It is what it was.
+        let state = call!(shim, state, shim.state_request("")).unwrap();
+        if paused {
+            assert_eq!(state.status(), State::Paused);
+            call!(shim, resume, ResumeRequest { id: one() }).unwrap();
+        } else {
+            assert_eq!(state.status(), State::Running);
+        }
+        assert_eq!(shim.exec_to_end(shim.exec_request("x", &["true"])).await, 0);
+        assert_eq!(shim.remove().await.exit_status, 137);
+        let topics = world.wait_for_events(if paused { 9 } else { 7 }).await;
+        assert!(!topics.iter().any(|topic| topic == "/tasks/checkpointed"), "{topics:?}");
+        // Also of the wrapper's own children, none is left.
+        world.end(shim).await;
+    }
 }

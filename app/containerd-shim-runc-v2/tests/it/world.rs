@@ -312,9 +312,7 @@ impl World {
 
     /// Checks that neither shim nor container is left.
     pub(crate) async fn gone(&self, shim: &Shim) {
-        let process = PathBuf::from(format!("/proc/{}/stat", shim.pid));
-        eventually("the shim to leave", || is_dead(&process)).await;
-        assert!(!shim.socket.exists(), "the socket is left");
+        shim.left().await;
         self.nothing_left();
     }
 
@@ -403,6 +401,13 @@ impl Shim {
         let answer = call!(shim, connect, ConnectRequest { id: id.to_owned() }).unwrap();
         shim.pid = answer.shim_pid.try_into().unwrap();
         shim
+    }
+
+    /// Waits until the shim has left, and its socket with it.
+    pub(crate) async fn left(&self) {
+        let process = PathBuf::from(format!("/proc/{}/stat", self.pid));
+        eventually("the shim to leave", || is_dead(&process)).await;
+        assert!(!self.socket.exists(), "the socket is left");
     }
 
     pub(crate) fn start_request(&self, exec_id: &str) -> StartRequest {

@@ -152,14 +152,13 @@ impl Node {
 
 /// The pids of all processes that have `text` in their arguments.
 pub(crate) fn processes(text: &str) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        *pid != process::id()
-            && fs::read(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(text))
-    })
-    .collect()
+    let pids = kernel_process::pids().unwrap().into_iter();
+    let has = |pid: &i32| {
+        let words = kernel_process::arguments(*pid).unwrap_or_default();
+        words.iter().any(|word| String::from_utf8_lossy(word).contains(text))
+    };
+    let others = |pid: &u32| *pid != process::id();
+    pids.filter(has).filter_map(|pid| pid.try_into().ok()).filter(others).collect()
 }
 
 /// Waits until `condition` holds.

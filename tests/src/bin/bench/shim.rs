@@ -6,7 +6,6 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use e2e::process;
-use rustix::fs::{CWD, FileType, Mode};
 use rustix::process::Signal;
 
 use crate::report::{Promise, Row, Unit};
@@ -73,6 +72,6 @@ fn start(side: &Side, id: &str) -> Result<f64> {
 /// The fifo of a shim's log, with a reader: a shim waits for one.
 fn read_log(bundle: &Path) -> Result<File> {
     let path = bundle.join("log");
-    rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o700), 0)?;
+    e2e::world::make_fifo(&path)?;
     Ok(File::options().read(true).write(true).open(path)?)
 }
