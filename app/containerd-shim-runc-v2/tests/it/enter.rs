@@ -201,6 +201,29 @@ async fn an_exec_is_what_runc_would_have_made() {
 }
 
 #[tokio::test]
+async fn on_version_2_of_control_groups_a_process_begins_in_its_group() {
+    let mut world = world().await;
+    if !world.unify() {
+        return;
+    }
+    let shim = container(&world, "one", &json!({})).await;
+    let script = "while read -r line; do echo $line; done </proc/self/cgroup";
+    let process = process(&json!({"args": ["sh", "-c", script]}));
+    let (ours, status) = without_runc(&world, output(&world, &shim, "ours", &process)).await;
+    assert_eq!(status, 0);
+    let init = fs::read_to_string(format!(
+        "/proc/{}/cgroup",
+        call!(shim, state, shim.state_request("")).unwrap().pid
+    ))
+    .unwrap();
+    let unified = |text: &str| text.lines().find(|line| line.starts_with("0::")).map(str::to_owned);
+    assert!(unified(&ours).is_some_and(|group| group.ends_with("/one")), "{ours}");
+    assert_eq!(unified(&ours), unified(&init));
+    shim.remove().await;
+    world.end(shim).await;
+}
+
+#[tokio::test]
 async fn what_is_unusual_is_left_to_runc() {
     let world = world().await;
     let shim = container(&world, "one", &json!({})).await;
