@@ -9,6 +9,10 @@
 //!   extensions/<name>        Any; an update merges into them
 //!   labels/
 //! ```
+//!
+//! They lie in `v1/<namespace>` from version 4 of the schema on. Below that, and wherever containerd
+//! 1.7 writes, they lie in a bucket of the namespace beside `v1`. Both places are read; a sandbox
+//! stays where it is, and a new one goes where daemons of the file's version look for it.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -16,13 +20,14 @@ use std::time::SystemTime;
 use base_ident::filter::{Adaptor, Filter, map_field};
 use base_ident::{FieldPath, Labels, Namespace, apply_label, validate_identifier};
 use prost_types::Any;
-use store_bolt::BucketMut;
+use store_bolt::{Bucket, BucketMut};
 
 use crate::container::{Runtime, apply_extension, put_runtime, read_runtime};
 use crate::encode::{put_any, put_extensions, put_map, put_times, zero_time};
 use crate::metadata::{Update, View};
+use crate::migrate;
 use crate::record::{Record, find, list};
-use crate::schema::{LABELS, SANDBOXER, SANDBOXES, SPEC};
+use crate::schema::{LABELS, ROOT, SANDBOXER, SANDBOXES, SPEC, VERSION};
 use crate::{MetadataError, Object, Result, Scope};
 
 /// A sandbox.
@@ -117,16 +122,50 @@ impl Sandbox {
     }
 }
 
-impl View<'_> {
+/// The sandboxes of a namespace beside `v1`.
+pub(crate) fn beside<'a>(root: Bucket<'a>, namespace: &[u8]) -> Result<Option<Bucket<'a>>> {
+    // COMPAT: those of a namespace called `v1` would lie among all namespaces; nobody tells them
+    // from the records of one that is called `sandboxes`.
+    if namespace == ROOT {
+        return Ok(None);
+    }
+    Ok(root.path(&[namespace, SANDBOXES])?)
+}
+
+/// The full path of a sandbox in the place that is meant.
+fn path<'a>(namespace: &'a [u8], id: &'a str, beside: bool) -> Vec<&'a [u8]> {
+    let full = [ROOT, namespace, SANDBOXES, id.as_bytes()];
+    full[usize::from(beside)..].to_vec()
+}
+
+impl<'a> View<'a> {
+    /// Both places for the sandboxes of a namespace, as far as they are there.
+    fn sandbox_buckets(&self, namespace: &Namespace) -> Result<[Option<Bucket<'a>>; 2]> {
+        let inside = self.bucket(namespace, &[SANDBOXES])?;
+        Ok([inside, beside(self.root, namespace.as_str().as_bytes())?])
+    }
+
+    /// Whether the sandbox lies beside `v1`; `None` if it is nowhere.
+    fn sandbox_place(&self, namespace: &Namespace, id: &str) -> Result<Option<bool>> {
+        for (bucket, beside) in self.sandbox_buckets(namespace)?.into_iter().zip([false, true]) {
+            if find(bucket, "sandboxes", id.as_bytes())?.is_some() {
+                return Ok(Some(beside));
+            }
+        }
+        Ok(None)
+    }
+
     /// A sandbox.
     ///
     /// # Errors
     /// NotFound, DataLoss.
     pub fn sandbox(&self, namespace: &Namespace, id: &str) -> Result<Sandbox> {
-        match find(self.bucket(namespace, &[SANDBOXES])?, "sandboxes", id.as_bytes())? {
-            Some(record) => Sandbox::decode(record),
-            None => Err(MetadataError::NotFound(Object::Sandbox(id.to_owned()))),
+        for bucket in self.sandbox_buckets(namespace)? {
+            if let Some(record) = find(bucket, "sandboxes", id.as_bytes())? {
+                return Sandbox::decode(record);
+            }
         }
+        Err(MetadataError::NotFound(Object::Sandbox(id.to_owned())))
     }
 
     /// The sandboxes that match `filter`, in the order of their ids.
@@ -134,8 +173,16 @@ impl View<'_> {
     /// # Errors
     /// DataLoss of the whole list; a damaged record is left out.
     pub fn sandboxes(&self, namespace: &Namespace, filter: &Filter) -> Result<Vec<Sandbox>> {
-        let bucket = self.bucket(namespace, &[SANDBOXES])?;
-        list(bucket, "sandboxes", Sandbox::decode, |sandbox| filter.matches(sandbox))
+        let mut found = Vec::new();
+        for bucket in self.sandbox_buckets(namespace)? {
+            let wanted = |sandbox: &Sandbox| filter.matches(sandbox);
+            found.extend(list(bucket, "sandboxes", Sandbox::decode, wanted)?);
+        }
+        // The sort is stable: of two with the same id the first one stays, which is the one that
+        // is found by its id.
+        found.sort_by(|one, other| one.id.cmp(&other.id));
+        found.dedup_by(|later, first| later.id == first.id);
+        Ok(found)
     }
 }
 
@@ -147,14 +194,15 @@ impl Update<'_, '_> {
     pub fn create_sandbox(&mut self, scope: &Scope, mut sandbox: Sandbox) -> Result<Sandbox> {
         validate_identifier(&sandbox.id)
             .map_err(MetadataError::field("failed to validate sandbox: invalid sandbox ID"))?;
-        let path = [SANDBOXES, sandbox.id.as_bytes()];
-        if self.view().bucket(&scope.namespace, &path)?.is_some() {
+        if self.view().sandbox_place(&scope.namespace, &sandbox.id)?.is_some() {
             return Err(MetadataError::AlreadyExists(Object::Sandbox(sandbox.id)));
         }
         sandbox.created_at = SystemTime::now();
         sandbox.updated_at = sandbox.created_at;
         sandbox.labels.retain(|_, value| !value.is_empty());
-        sandbox.encode(&mut self.create(scope, &path)?)?;
+        let version = migrate::version(self.view().root)?;
+        let beside = version.is_some_and(|version| version < VERSION) && scope.ns() != ROOT;
+        self.write_sandbox(scope, &sandbox, beside)?;
         Ok(sandbox)
     }
 
@@ -182,8 +230,15 @@ impl Update<'_, '_> {
         }
         new.labels.retain(|_, value| !value.is_empty());
         new.updated_at = SystemTime::now();
-        new.encode(&mut self.create(scope, &[SANDBOXES, new.id.as_bytes()])?)?;
+        let beside = self.view().sandbox_place(&scope.namespace, &new.id)?.unwrap_or_default();
+        self.write_sandbox(scope, &new, beside)?;
         Ok(new)
+    }
+
+    fn write_sandbox(&mut self, scope: &Scope, sandbox: &Sandbox, beside: bool) -> Result<()> {
+        self.touch(scope, &[SANDBOXES, sandbox.id.as_bytes()]);
+        let path = path(scope.ns(), &sandbox.id, beside);
+        sandbox.encode(&mut self.tx.create_bucket_if_missing(&path)?)
     }
 
     /// Removes a sandbox.
@@ -191,9 +246,13 @@ impl Update<'_, '_> {
     /// # Errors
     /// NotFound.
     pub fn delete_sandbox(&mut self, scope: &Scope, id: &str) -> Result<()> {
-        if self.remove(scope, &[SANDBOXES], id.as_bytes())? {
-            return Ok(());
+        let mut found = false;
+        while let Some(beside) = self.view().sandbox_place(&scope.namespace, id)? {
+            let path = path(scope.ns(), id, beside);
+            let (key, parent) = path.split_last().unwrap_or((&ROOT, &[]));
+            self.tx.create_bucket_if_missing(parent)?.delete_bucket(key)?;
+            found = true;
         }
-        Err(MetadataError::NotFound(Object::Sandbox(id.to_owned())))
+        if found { Ok(()) } else { Err(MetadataError::NotFound(Object::Sandbox(id.to_owned()))) }
     }
 }

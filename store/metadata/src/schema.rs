@@ -12,10 +12,18 @@
 //!     content/ingests/<ref>/                 ingest.rs; sequence: backend refs
 //!     sandboxes/<id>/                        sandbox.rs
 //!     leases/<id>/                           lease.rs
+//! <namespace>/
+//!   sandboxes/<id>/                          sandbox.rs, below version 4
 //! ```
 
-/// The version of the schema that this crate writes.
+/// The version of the schema that a new file gets.
 pub const VERSION: i64 = 4;
+
+/// The version that files of older daemons are brought to, and stay at.
+///
+/// COMPAT: containerd 1.7 looks for sandboxes where version 3 has them, whatever the file's version
+/// is. It finds them again if its file has not been moved on; containerd 2.x moves it on by itself.
+pub(crate) const KEPT: i64 = 3;
 
 pub(crate) const ROOT: &[u8] = b"v1";
 pub(crate) const DB_VERSION: &[u8] = b"version";

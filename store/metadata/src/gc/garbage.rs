@@ -11,9 +11,7 @@ use super::mark::{self, Kind, Node};
 use super::{Removed, Resource};
 use crate::Result;
 use crate::metadata::View;
-use crate::schema::{
-    BLOB, CONTAINERS, CONTENT, IMAGES, INGESTS, LEASES, ROOT, SANDBOXES, SNAPSHOTS,
-};
+use crate::schema::{BLOB, CONTAINERS, CONTENT, IMAGES, INGESTS, LEASES, SANDBOXES, SNAPSHOTS};
 
 /// An object by its names, which are text as everything that clients write.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -158,8 +156,8 @@ impl Garbage {
         let mut pending: Vec<usize> = Vec::new();
         pending.extend(self.index.get(touched));
         pending.extend(self.followers.get(touched).into_iter().flatten());
-        if let Some(top) = view.root.bucket(ROOT)? {
-            mark::needs(top, touched.node(), false, |needed, _| {
+        if let Some(places) = mark::Places::of(view)? {
+            mark::needs(places, touched.node(), false, |needed, _| {
                 if let Some(name) = Name::of(needed) {
                     pending.extend(self.index.get(&name));
                     pending.extend(self.followers.get(&name).into_iter().flatten());

@@ -11,6 +11,7 @@ use super::garbage::{Garbage, Name};
 use super::labels::{Label, UsedAt, scan};
 use crate::Result;
 use crate::metadata::View;
+use crate::sandbox;
 use crate::schema::{
     BLOB, CONTAINERS, CONTENT, DIGEST, EXPECTED, EXPIRE_AT, IMAGES, INGESTS, LABELS, LEASES,
     PARENT, ROOT, SANDBOXES, SNAPSHOT_KEY, SNAPSHOTS, SNAPSHOTTER, TARGET,
@@ -50,10 +51,47 @@ struct Conditions<'a> {
     used: HashMap<Node<'a>, Vec<SystemTime>>,
 }
 
-/// The marking of one state of the database.
-struct Marking<'a> {
+/// Where the objects of one state of the database are.
+#[derive(Clone, Copy)]
+pub(super) struct Places<'a> {
     /// The bucket of all namespaces.
     top: Bucket<'a>,
+    /// The bucket around it, where the sandboxes of older versions are.
+    root: Bucket<'a>,
+}
+
+impl<'a> Places<'a> {
+    /// Those of `view`; `None` if there is nothing yet.
+    pub(super) fn of(view: &View<'a>) -> Result<Option<Places<'a>>> {
+        Ok(view.root.bucket(ROOT)?.map(|top| Places { top, root: view.root }))
+    }
+
+    /// The bucket of `node`, if it exists.
+    fn object(&self, node: Node<'a>) -> Result<Option<Bucket<'a>>> {
+        let Node { kind, namespace, snapshotter, key } = node;
+        let path: &[&[u8]] = match kind {
+            Kind::Content => &[namespace, CONTENT, BLOB, key],
+            Kind::Snapshot => &[namespace, SNAPSHOTS, snapshotter, key],
+            Kind::Image => &[namespace, IMAGES, key],
+            Kind::Container => &[namespace, CONTAINERS, key],
+            Kind::Ingest => &[namespace, CONTENT, INGESTS, key],
+            Kind::Lease => &[namespace, LEASES, key],
+            Kind::Sandbox => {
+                if let Some(older) = sandbox::beside(self.root, namespace)?
+                    && let Some(sandbox) = older.bucket(key)?
+                {
+                    return Ok(Some(sandbox));
+                }
+                &[namespace, SANDBOXES, key]
+            }
+        };
+        Ok(self.top.path(path)?)
+    }
+}
+
+/// The marking of one state of the database.
+struct Marking<'a> {
+    places: Places<'a>,
     now: SystemTime,
     /// Objects that live as long as the node.
     followers: HashMap<Node<'a>, Vec<Node<'a>>>,
@@ -96,11 +134,11 @@ fn expiry(object: Bucket<'_>, key: &[u8]) -> Result<Option<SystemTime>> {
 
 /// Finds all records that nothing needs.
 pub(super) fn mark(view: &View<'_>, now: SystemTime) -> Result<Marked> {
-    let Some(top) = view.root.bucket(ROOT)? else {
+    let Some(places) = Places::of(view)? else {
         return Ok(Marked { garbage: Garbage::default(), next_expiry: None });
     };
     let mut marking = Marking {
-        top,
+        places,
         now,
         followers: HashMap::new(),
         conditions: Conditions::default(),
@@ -108,9 +146,14 @@ pub(super) fn mark(view: &View<'_>, now: SystemTime) -> Result<Marked> {
         pending: Vec::new(),
         next_expiry: None,
     };
-    for namespace in buckets(Some(top)) {
+    for namespace in buckets(Some(places.top)) {
         let (name, bucket) = namespace?;
         marking.roots(name, bucket)?;
+        marking.sandboxes(name, bucket.bucket(SANDBOXES)?)?;
+    }
+    for namespace in buckets(Some(places.root)) {
+        let (name, _) = namespace?;
+        marking.sandboxes(name, sandbox::beside(places.root, name)?)?;
     }
     marking.evaluate();
     while let Some((node, flat)) = marking.pending.pop() {
@@ -120,26 +163,20 @@ pub(super) fn mark(view: &View<'_>, now: SystemTime) -> Result<Marked> {
     Ok(Marked { garbage, next_expiry: marking.next_expiry })
 }
 
-/// Hands what `node` needs to `take`; nothing if it does not exist. `top` is the bucket of all
-/// namespaces. `flat`: a snapshot's parent and an image's target alone.
+/// Hands what `node` needs to `take`; nothing if it does not exist. `flat`: a snapshot's parent and
+/// an image's target alone.
 pub(super) fn needs<'a>(
-    top: Bucket<'a>,
+    places: Places<'a>,
     node: Node<'a>,
     flat: bool,
     mut take: impl FnMut(Node<'a>, bool),
 ) -> Result<()> {
-    let Node { kind, namespace, snapshotter, key } = node;
-    let path: &[&[u8]] = match kind {
-        Kind::Content => &[namespace, CONTENT, BLOB, key],
-        Kind::Snapshot => &[namespace, SNAPSHOTS, snapshotter, key],
-        Kind::Image => &[namespace, IMAGES, key],
-        Kind::Container => &[namespace, CONTAINERS, key],
-        Kind::Ingest => &[namespace, CONTENT, INGESTS, key],
-        Kind::Sandbox => &[namespace, SANDBOXES, key],
-        Kind::Lease => return Ok(()),
-    };
+    let Node { kind, namespace, .. } = node;
+    if kind == Kind::Lease {
+        return Ok(());
+    }
     // A reference to what does not exist is no error.
-    let Some(object) = top.path(path)? else { return Ok(()) };
+    let Some(object) = places.object(node)? else { return Ok(()) };
     match kind {
         Kind::Snapshot => {
             if let Some(parent) = object.get(PARENT)?.filter(|parent| !parent.is_empty()) {
@@ -265,7 +302,12 @@ impl<'a> Marking<'a> {
                 })?;
             }
         }
-        for sandbox in buckets(bucket.bucket(SANDBOXES)?) {
+        Ok(())
+    }
+
+    /// Marks what sandboxes refer to.
+    fn sandboxes(&mut self, namespace: &'a [u8], sandboxes: Option<Bucket<'a>>) -> Result<()> {
+        for sandbox in buckets(sandboxes) {
             let (_, sandbox) = sandbox?;
             scan(namespace, sandbox, |label| {
                 if let Label::Needs(node) = label {
@@ -304,7 +346,7 @@ impl<'a> Marking<'a> {
                 self.mark(follower, false);
             }
         }
-        needs(self.top, node, flat, |needed, flat| self.mark(needed, flat))
+        needs(self.places, node, flat, |needed, flat| self.mark(needed, flat))
     }
 
     /// All records that are not marked, and how they hang together.
@@ -315,7 +357,7 @@ impl<'a> Marking<'a> {
                 nodes.push(node);
             }
         };
-        for namespace in buckets(Some(self.top)) {
+        for namespace in buckets(Some(self.places.top)) {
             let (namespace, bucket) = namespace?;
             for (path, kind) in [
                 (&[LEASES][..], Kind::Lease),
@@ -343,14 +385,14 @@ impl<'a> Marking<'a> {
             named.iter().enumerate().map(|(at, (node, _))| (*node, at)).collect();
         let mut garbage = Garbage::new(named.iter().map(|(_, name)| name.clone()).collect());
         for (at, (node, _)) in named.iter().enumerate() {
-            needs(self.top, *node, false, |needed, _| {
+            needs(self.places, *node, false, |needed, _| {
                 if let Some(needed) = index.get(&needed) {
                     garbage.needs(at, *needed);
                 }
             })?;
             // What an expired lease held comes back with it.
             if node.kind == Kind::Lease
-                && let Some(lease) = self.top.path(&[node.namespace, LEASES, node.key])?
+                && let Some(lease) = self.places.object(*node)?
             {
                 held(node.namespace, lease, |resource| {
                     if let Some(resource) = index.get(&resource) {

@@ -203,6 +203,29 @@ fn a_sandbox_keeps_what_its_labels_name() {
     assert_eq!(removed(&db), []);
 }
 
+/// The same for a sandbox where containerd 1.7 keeps it.
+#[test]
+fn a_sandbox_beside_v1_keeps_what_its_labels_name() {
+    let folder = folder();
+    let path = folder.path().join("meta.db");
+    let label = "containerd.io/gc.ref.content.0";
+    let digest = digest(1);
+    super::golden::seed(
+        &path,
+        &[
+            (&["v1", "version"], b"\x06"),
+            (&["default", "sandboxes", "s", "labels", label], digest.as_str().as_bytes()),
+        ],
+    );
+    let db = Fresh { metadata: open(&path), folder };
+    db.update(|tx| {
+        blob(tx, &scope(), 1, &Labels::new())?;
+        blob(tx, &scope(), 2, &Labels::new())
+    });
+    assert_eq!(removed(&db).len(), 1);
+    assert_eq!(removed(&db), []);
+}
+
 #[test]
 fn a_lease_holds_until_it_expires() {
     let db = fresh();

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use base_errors::Class;
-use base_ident::Labels;
+use base_ident::{Labels, Namespace};
 use store_bolt::{Bucket, Db, Entry, Options};
-use store_metadata::{Container, NewCommit, Runtime, Sandbox};
+use store_metadata::{Container, NewCommit, Runtime, Sandbox, Scope};
 
 use super::support::*;
 
@@ -257,33 +257,112 @@ fn version_0_gets_links_and_ingests() {
     assert_eq!(ingest.backend, "default/1/r");
     drop(metadata);
     let after = contents(&path);
-    assert_eq!(after["v1/version"], b"\x08");
+    assert_eq!(after["v1/version"], b"\x06");
     assert!(after.contains_key("v1/default/snapshots/overlayfs/a/children/b"));
     assert!(!after.keys().any(|key| key.contains("gone") || key.contains("/ingest/")));
 }
 
+fn sandbox(id: &str) -> Sandbox {
+    let runtime = Runtime { name: "r".to_owned(), options: None };
+    Sandbox { id: id.to_owned(), runtime, ..Sandbox::default() }
+}
+
+/// The keys of all sandboxes' runtimes in a file.
+fn runtimes(path: &Path) -> Vec<String> {
+    contents(path).into_keys().filter(|key| key.ends_with("/runtime/name")).collect()
+}
+
+/// In a file of version 3, sandboxes are and come to be where 1.7 looks for them; the version stays.
 #[test]
-fn version_3_gets_its_sandboxes_moved() {
+fn version_3_keeps_its_sandboxes_beside_v1() {
     let folder = folder();
     let path = folder.path().join("meta.db");
     seed(
         &path,
         &[
             (&["v1", "version"], b"\x06"),
-            (&["k8s.io", "sandboxes", "s1", "sandboxer"], b"shim"),
-            (&["k8s.io", "sandboxes", "s1", "runtime", "name"], b"r"),
-            (&["k8s.io", "sandboxes", "s1", "labels", "k"], b"v"),
-            (&["other", "x", "y"], b"dropped, as containerd does"),
+            (&["default", "sandboxes", "s1", "sandboxer"], b"shim"),
+            (&["default", "sandboxes", "s1", "runtime", "name"], b"r"),
+            (&["default", "sandboxes", "s1", "labels", "k"], b"v"),
+            (&["other", "x", "y"], b"not ours"),
+        ],
+    );
+    let before = contents(&path);
+    drop(open(&path));
+    assert_eq!(contents(&path), before, "opening writes nothing");
+    let metadata = open(&path);
+    let seen = metadata.view(|tx| Ok(tx.sandbox(&ns(), "s1")?)).unwrap();
+    assert_eq!((seen.runtime.name.as_str(), &seen.labels), ("r", &labels(&[("k", "v")])));
+    metadata
+        .update_blocking(|tx| {
+            assert!(tx.create_sandbox(&scope(), sandbox("s1")).is_err());
+            tx.create_sandbox(&scope(), sandbox("s2"))?;
+            // A namespace of that name has no place beside.
+            tx.create_sandbox(&Scope::new(Namespace::new("v1")?), sandbox("s3"))?;
+            let change = Sandbox { labels: labels(&[("k", "w")]), ..sandbox("s1") };
+            Ok(tx.update_sandbox(&scope(), &change, &mask(&["labels"]))?)
+        })
+        .unwrap();
+    let ids = |metadata: &store_metadata::Metadata| -> Vec<String> {
+        let all = metadata.view(|tx| Ok(tx.sandboxes(&ns(), &filter(&[]))?)).unwrap();
+        all.into_iter().map(|sandbox| sandbox.id).collect()
+    };
+    assert_eq!(ids(&metadata), ["s1", "s2"]);
+    drop(metadata);
+    let after = contents(&path);
+    assert_eq!(after["v1/version"], b"\x06");
+    assert_eq!(after["default/sandboxes/s1/labels/k"], b"w");
+    assert_eq!(after["other/x/y"], b"not ours");
+    assert_eq!(
+        runtimes(&path),
+        [
+            "default/sandboxes/s1/runtime/name",
+            "default/sandboxes/s2/runtime/name",
+            "v1/v1/sandboxes/s3/runtime/name"
+        ]
+    );
+    let metadata = open(&path);
+    metadata.update_blocking(|tx| Ok(tx.delete_sandbox(&scope(), "s1")?)).unwrap();
+    let error = metadata.update_blocking(|tx| Ok(tx.delete_sandbox(&scope(), "s1")?)).unwrap_err();
+    assert_eq!(error.class(), Class::NotFound);
+    assert_eq!(ids(&metadata), ["s2"]);
+}
+
+/// 1.7 puts sandboxes beside `v1` in a file of version 4 as well.
+#[test]
+fn version_4_has_sandboxes_in_both_places() {
+    let folder = folder();
+    let path = folder.path().join("meta.db");
+    seed(
+        &path,
+        &[
+            (&["v1", "version"], b"\x08"),
+            (&["v1", "default", "sandboxes", "both", "runtime", "name"], b"new"),
+            (&["v1", "default", "sandboxes", "new", "runtime", "name"], b"r"),
+            (&["default", "sandboxes", "both", "runtime", "name"], b"old"),
+            (&["default", "sandboxes", "old", "runtime", "name"], b"r"),
         ],
     );
     let metadata = open(&path);
-    let namespace = base_ident::Namespace::new("k8s.io").unwrap();
-    let sandbox = metadata.view(|tx| Ok(tx.sandbox(&namespace, "s1")?)).unwrap();
-    assert_eq!(sandbox.runtime.name, "r");
-    assert_eq!(sandbox.labels, labels(&[("k", "v")]));
+    let all = metadata.view(|tx| Ok(tx.sandboxes(&ns(), &filter(&[]))?)).unwrap();
+    let seen: Vec<_> = all.iter().map(|one| (one.id.as_str(), one.runtime.name.as_str())).collect();
+    assert_eq!(seen, [("both", "new"), ("new", "r"), ("old", "r")]);
+    metadata
+        .update_blocking(|tx| {
+            tx.create_sandbox(&scope(), sandbox("more"))?;
+            tx.update_sandbox(&scope(), &sandbox("old"), &[])?;
+            Ok(tx.delete_sandbox(&scope(), "both")?)
+        })
+        .unwrap();
     drop(metadata);
-    let after = contents(&path);
-    assert!(after.keys().all(|key| key.starts_with("v1/")), "{after:?}");
+    assert_eq!(
+        runtimes(&path),
+        [
+            "default/sandboxes/old/runtime/name",
+            "v1/default/sandboxes/more/runtime/name",
+            "v1/default/sandboxes/new/runtime/name"
+        ]
+    );
 }
 
 #[test]

@@ -381,10 +381,10 @@ fn writes_theirs(release: &str) {
     assert_eq!(reserved, wanted);
 }
 
-/// The sandboxes that 1.7 wrote beside `v1` come to the same place, byte for byte, whoever opens the
-/// database first; and the other one reads them there.
+/// Sandboxes as 1.7 writes them, to which we add one: containerd 2.1 takes them all over, and we read
+/// them where it has put them.
 #[test]
-fn sandboxes_of_1_7_are_moved_as_containerd_2_1_moves_them() {
+fn sandboxes_beside_v1_are_moved_by_containerd_2_1() {
     let Some(peer) = Peer::new("forky") else { return };
     let created = b"\x01\0\0\0\x0e\xe2\x93\xf9\xd8\x0b\x24\x57\xe3\xff\xff";
     let values: [(&[&str], &[u8]); 9] = [
@@ -401,27 +401,36 @@ fn sandboxes_of_1_7_are_moved_as_containerd_2_1_moves_them() {
     let database = peer.database();
     std::fs::create_dir_all(database.parent().unwrap()).unwrap();
     super::golden::seed(&database, &values);
-    let ours = peer.folder.path().join("ours.db");
-    std::fs::copy(&database, &ours).unwrap();
-    drop(peer.start());
-    let metadata = open(&ours);
     let namespace = Namespace::new("k8s.io").unwrap();
-    let sandboxes = metadata.view(|tx| Ok(tx.sandboxes(&namespace, &filter(&[]))?)).unwrap();
-    assert_eq!(sandboxes.len(), 1);
-    assert_eq!(sandboxes[0].labels, labels(&[("k", "v")]));
-    drop(metadata);
-    let theirs = super::golden::contents(&database);
-    assert_eq!(super::golden::contents(&ours), theirs);
-    assert_eq!(theirs["v1/version"], b"\x08");
-    // And what they have moved, we read.
+    let scope = Scope::new(namespace.clone());
+    let list = |metadata: &store_metadata::Metadata| {
+        metadata.view(|tx| Ok(tx.sandboxes(&namespace, &filter(&[]))?)).unwrap()
+    };
     let metadata = open(&database);
-    let again = metadata.view(|tx| Ok(tx.sandboxes(&namespace, &filter(&[]))?)).unwrap();
-    assert_eq!(again, sandboxes);
+    let more = store_metadata::Sandbox {
+        id: "more".to_owned(),
+        runtime: Runtime { name: "r".to_owned(), options: None },
+        ..list(&metadata)[0].clone()
+    };
+    metadata.update_blocking(move |tx| Ok(tx.create_sandbox(&scope, more)?)).unwrap();
+    let before = list(&metadata);
+    assert_eq!(before.len(), 2);
+    drop(metadata);
+    drop(peer.start());
+    let theirs = super::golden::contents(&database);
+    assert_eq!(theirs["v1/version"], b"\x08");
+    assert!(theirs.keys().all(|key| key.starts_with("v1/")), "{theirs:?}");
+    assert_eq!(list(&open(&database)), before);
 }
 
 #[test]
 fn containerd_1_6_reads_ours() {
     reads_ours("bookworm");
+}
+
+#[test]
+fn containerd_1_7_reads_ours() {
+    reads_ours("trixie");
 }
 
 #[test]
