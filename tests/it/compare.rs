@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use e2e::world::{IMAGE, Options};
 use e2e::{Maker, Table, World, words};
 
-use crate::{DEBIAN, skip};
+use crate::skip;
 
 /// What a client sees, line by line, after the same work: without what differs by nature (process
 /// ids, times, ages, sizes of folders).
@@ -203,10 +203,15 @@ fn compare(theirs: Maker) {
 
 #[test]
 fn with_containerd_1_6() {
-    compare(DEBIAN[0]);
+    compare(Maker::Bookworm);
+}
+
+#[test]
+fn with_containerd_1_7() {
+    compare(Maker::Trixie);
 }
 
 #[test]
 fn with_containerd_2_1() {
-    compare(DEBIAN[1]);
+    compare(Maker::Forky);
 }

@@ -9,3 +9,5 @@ mod snapshots;
 mod specs;
 mod tasks;
 mod version;
+
+pub(crate) use events::told_of_a_run;

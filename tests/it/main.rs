@@ -22,35 +22,59 @@ mod swap;
 mod userns;
 mod v0;
 
-use e2e::Maker;
-
-/// The versions of `ctr` that every suite of commands runs with.
-macro_rules! with_both_ctrs {
-    ($(
+/// Tests that run once for each version of `ctr` that is named, by a function that makes a world for
+/// it and runs the body there: `[<name of the test> = <maker>, ...] <function>; fn name(world) {...}`.
+macro_rules! with_ctrs {
+    ($ctrs:tt $run:path; $(
         $(#[$doc:meta])*
         fn $name:ident($world:ident) $body:block
     )*) => {$(
+        $(#[$doc])*
         mod $name {
             #[allow(unused_imports, reason = "not all bodies need all")]
             use super::*;
 
             fn body($world: &e2e::World) -> anyhow::Result<()> $body
 
-            $(#[$doc])*
-            #[test]
-            fn ctr_1_6() {
-                e2e::world::check(e2e::world::Options::new(e2e::Maker::Bookworm), body);
-            }
-
-            $(#[$doc])*
-            #[test]
-            fn ctr_2_1() {
-                e2e::world::check(e2e::world::Options::new(e2e::Maker::Forky), body);
-            }
+            $crate::tests_of_body!($ctrs $run);
         }
     )*};
 }
+pub(crate) use with_ctrs;
+
+/// The tests of one body of [`with_ctrs`].
+macro_rules! tests_of_body {
+    ([$($test:ident = $maker:ident),*] $run:path) => {$(
+        #[test]
+        fn $test() {
+            $run(e2e::Maker::$maker, body);
+        }
+    )*};
+}
+pub(crate) use tests_of_body;
+
+/// The versions of `ctr` that every suite of commands runs with.
+macro_rules! with_both_ctrs {
+    ($($tests:tt)*) => {
+        $crate::with_ctrs! { [ctr_1_6 = Bookworm, ctr_2_1 = Forky] $crate::with_image; $($tests)* }
+    };
+}
 pub(crate) use with_both_ctrs;
+
+/// The versions for suites that are quick.
+macro_rules! with_all_ctrs {
+    ($($tests:tt)*) => {
+        $crate::with_ctrs! {
+            [ctr_1_6 = Bookworm, ctr_1_7 = Trixie, ctr_2_1 = Forky] $crate::with_image; $($tests)*
+        }
+    };
+}
+pub(crate) use with_all_ctrs;
+
+/// Runs `body` in a world with the image and the `ctr` of `maker`.
+fn with_image(maker: e2e::Maker, body: impl FnOnce(&e2e::World) -> anyhow::Result<()>) {
+    e2e::world::check(e2e::world::Options::new(maker), body);
+}
 
 /// Skips a test with a printed reason.
 macro_rules! skip {
@@ -68,6 +92,3 @@ fn say_skipped(reason: std::fmt::Arguments<'_>) {
     let name = thread.name().unwrap_or("a test");
     let _ = writeln!(std::io::stderr(), "skipped {name}: {reason}");
 }
-
-/// The three pairs of daemon and shim that Debian has, for tests that compare.
-const DEBIAN: [Maker; 2] = [Maker::Bookworm, Maker::Forky];

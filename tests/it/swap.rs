@@ -1,30 +1,23 @@
 //! A node that goes from containerd to ours and back, on the same folders.
 
-use std::collections::BTreeMap;
+mod sandboxes;
 
 use anyhow::{Result, ensure};
-use api_grpc::sandbox::store_client::StoreClient;
-use api_grpc::sandbox::{StoreCreateRequest, StoreListRequest};
-use api_shim::types::{Sandbox, sandbox};
-use e2e::client::Client;
 use e2e::world::{IMAGE, Options, check};
-use e2e::{Maker, Table, World, wait};
+use e2e::{Maker, World, wait};
 
-/// The tasks; containerd gives them in no order.
-fn tasks(world: &World) -> Result<String> {
-    let text = world.ctr("tasks ls")?;
-    let mut lines: Vec<&str> = text.lines().collect();
-    lines.sort_unstable();
-    Ok(lines.join("\n"))
+/// Whether `maker` keeps sandboxes: their store came after 1.6.
+fn has_sandboxes(maker: Maker) -> bool {
+    maker != Maker::Bookworm
 }
 
-/// What clients see of the records, without ages.
-fn seen(world: &World) -> Result<Vec<String>> {
+/// What clients see of the records, without ages; with the sandboxes if `theirs` has them.
+fn seen(world: &World, theirs: Maker) -> Result<Vec<String>> {
     let mut seen = vec![
         world.ctr("images ls")?,
         world.ctr("containers ls")?,
         world.ctr("snapshots ls")?,
-        tasks(world)?,
+        format!("{:?}", world.tasks()?),
         world.ctr("namespaces ls")?,
         world.ctr("leases ls")?,
         world.ctr("containers info one")?,
@@ -32,6 +25,9 @@ fn seen(world: &World) -> Result<Vec<String>> {
     ];
     // The content listing has ages, and its blobs are sorted by digest: names are enough.
     seen.push(world.ctr("content ls -q")?);
+    if has_sandboxes(theirs) {
+        seen.extend(sandboxes::list(world)?);
+    }
     Ok(seen)
 }
 
@@ -43,8 +39,31 @@ fn check_database(world: &World) -> Result<()> {
         .run(&daemon.display().to_string(), &["bolt", "check", &file.display().to_string()])?;
     ensure!(shown.lines().count() == 1, "{shown}");
     let overlay = world.root().join("io.containerd.snapshotter.v1.overlayfs/metadata.db");
-    world.run(&daemon.display().to_string(), &["bolt", "check", &overlay.display().to_string()])?;
+    if overlay.exists() {
+        let overlay = overlay.display().to_string();
+        world.run(&daemon.display().to_string(), &["bolt", "check", &overlay])?;
+    }
     Ok(())
+}
+
+/// Ends the daemon, checks what it has left on disk, and has `maker` go on there.
+fn hand_over(world: &World, maker: Maker) -> Result<()> {
+    ensure!(world.stop_daemon()? == 0);
+    check_database(world)?;
+    world.use_shim(maker)?;
+    world.start_as(maker)
+}
+
+/// Waits until `now` sees what was seen `before`: a task is known some time after the daemon answers.
+fn seen_again(before: &[String], now: impl Fn() -> Result<Vec<String>>) -> Result<()> {
+    wait::until("all to be known again", || {
+        let now = now()?;
+        for (one, other) in before.iter().zip(&now) {
+            ensure!(one == other, "before:\n{one}\nnow:\n{other}");
+        }
+        ensure!(before.len() == now.len(), "before:\n{before:#?}\nnow:\n{now:#?}");
+        Ok(())
+    })
 }
 
 /// `theirs` fills a node, ours takes over, `theirs` takes it back.
@@ -58,19 +77,14 @@ fn there_and_back(theirs: Maker) {
         world.ctr("leases create --id kept a=b")?;
         world.ctr("snapshots prepare extra")?;
         world.ctr("images label docker.io/library/small:1 by=theirs")?;
-        let before = seen(world)?;
+        if has_sandboxes(theirs) {
+            sandboxes::add(world, "theirs")?;
+            sandboxes::add(world, "changed")?;
+        }
+        let before = seen(world, theirs)?;
 
-        ensure!(world.stop_daemon()? == 0);
-        check_database(world)?;
-        world.use_shim(Maker::Ours)?;
-        world.start_as(Maker::Ours)?;
-        wait::until("the running task to be adopted", || {
-            let after = seen(world)?;
-            for (one, other) in before.iter().zip(&after) {
-                ensure!(one == other, "before:\n{one}\nnow:\n{other}");
-            }
-            Ok(())
-        })?;
+        hand_over(world, Maker::Ours)?;
+        seen_again(&before, || seen(world, theirs))?;
         // Work on both what was there and what is new.
         ensure!(world.ctr("tasks exec --exec-id b one echo by ours")? == "by ours\n");
         ensure!(world.ctr(&format!("run --rm {IMAGE} two /hello"))? == "hello from the image\n");
@@ -78,19 +92,14 @@ fn there_and_back(theirs: Maker) {
         world.ctr("images label docker.io/library/small:1 by=ours")?;
         world.ctr("images tag docker.io/library/small:1 docker.io/library/second:1")?;
         world.ctr("snapshots commit done extra")?;
-        let before = seen(world)?;
+        if has_sandboxes(theirs) {
+            sandboxes::add(world, "ours")?;
+            sandboxes::change(world, "changed")?;
+        }
+        let before = seen(world, theirs)?;
 
-        ensure!(world.stop_daemon()? == 0);
-        check_database(world)?;
-        world.use_shim(theirs)?;
-        world.start_as(theirs)?;
-        wait::until("both tasks to be known again", || {
-            let after = seen(world)?;
-            for (one, other) in before.iter().zip(&after) {
-                ensure!(one == other, "before:\n{one}\nback at {theirs}:\n{other}");
-            }
-            Ok(())
-        })?;
+        hand_over(world, theirs)?;
+        seen_again(&before, || seen(world, theirs))?;
         ensure!(world.ctr("tasks exec --exec-id c one echo by theirs")? == "by theirs\n");
         ensure!(world.ctr("tasks exec --exec-id c three echo our shim")? == "our shim\n");
         ensure!(
@@ -98,15 +107,9 @@ fn there_and_back(theirs: Maker) {
                 == "hello from the image\n"
         );
         world.ctr("tasks kill one")?;
-        wait::until("the task to stop", || {
-            let table = Table::parse(&world.ctr("tasks ls")?)?;
-            ensure!(table.cell("one", "STATUS")? == "STOPPED", "{table:?}");
-            Ok(())
-        })?;
-        for id in ["one", "three"] {
-            world.ctr(&format!("tasks rm --force {id}"))?;
-            world.ctr(&format!("containers rm {id}"))?;
-        }
+        world.until_task("one", "STOPPED")?;
+        world.remove("one")?;
+        world.remove("three")?;
         world.ctr("leases rm --sync kept")?;
         world.ctr("images rm --sync docker.io/library/second:1 docker.io/library/small:1")?;
         ensure!(world.ctr("content ls -q")?.is_empty());
@@ -124,59 +127,15 @@ fn left(visit: usize) -> [String; 4] {
     })
 }
 
-/// The sandboxes of a namespace as its store tells, without times.
-fn sandboxes(world: &World) -> Result<Vec<String>> {
-    let client = Client::connect(&world.socket(), world.namespace())?;
-    let mut store = StoreClient::new(client.channel());
-    let request = client.request(StoreListRequest::default());
-    let answer = client.block_on(store.list(request))?.into_inner();
-    let mut seen: Vec<String> = answer
-        .list
-        .into_iter()
-        .map(|sandbox| {
-            let extensions: BTreeMap<_, _> = sandbox.extensions.into_iter().collect();
-            let labels: BTreeMap<_, _> = sandbox.labels.into_iter().collect();
-            let runtime = sandbox.runtime.unwrap_or_default().name;
-            format!(
-                "{} {runtime} {} {labels:?} {extensions:?}",
-                sandbox.sandbox_id, sandbox.sandboxer
-            )
-        })
-        .collect();
-    seen.sort();
-    Ok(seen)
-}
-
-/// One more sandbox, as pods have them.
-fn add_sandbox(world: &World, visit: usize) -> Result<()> {
-    let client = Client::connect(&world.socket(), world.namespace())?;
-    let mut store = StoreClient::new(client.channel());
-    let metadata = prost_types::Any {
-        type_url: "github.com/containerd/cri/pkg/store/sandbox/Metadata".to_owned(),
-        value: br#"{"Version":"v1","Metadata":{}}"#.to_vec(),
-    };
-    let sandbox = Sandbox {
-        sandbox_id: format!("pod{visit}"),
-        runtime: Some(sandbox::Runtime { name: "io.containerd.runc.v2".to_owned(), options: None }),
-        labels: [("visit".to_owned(), visit.to_string())].into(),
-        extensions: [("metadata".to_owned(), metadata)].into(),
-        sandboxer: "podsandbox".to_owned(),
-        ..Sandbox::default()
-    };
-    let request = client.request(StoreCreateRequest { sandbox: Some(sandbox) });
-    client.block_on(store.create(request))?;
-    Ok(())
-}
-
-/// Ours and `theirs` take turns on one node, three times each. Whoever comes sees all that was
-/// there, works on it, and adds its own.
-fn three_rounds(theirs: Maker) {
-    let options = Options::new(theirs).map(|options| options.pair(Maker::Ours, Maker::Ours));
-    // The store of sandboxes came after 1.6.
-    let with_sandboxes = theirs == Maker::Forky;
+/// Two makers take turns on one node, three times each; one of them is ours, the other has made
+/// `ctr`. Whoever comes sees all that was there, works on it, and adds its own.
+fn three_rounds(turns: [Maker; 2]) {
+    let [first, last] = turns;
+    let theirs = if first == Maker::Ours { last } else { first };
+    let options = Options::new(theirs).map(|options| options.pair(first, first));
     check(options, |world| {
         let everything = |world: &World| -> Result<Vec<String>> {
-            let mut all = vec![tasks(world)?];
+            let mut all = vec![format!("{:?}", world.tasks()?)];
             for list in [
                 "images ls",
                 "containers ls",
@@ -187,25 +146,16 @@ fn three_rounds(theirs: Maker) {
             ] {
                 all.push(world.ctr(list)?);
             }
-            if with_sandboxes {
-                all.extend(sandboxes(world)?);
+            if has_sandboxes(theirs) {
+                all.extend(sandboxes::list(world)?);
             }
             Ok(all)
         };
         for visit in 0..6_usize {
-            let maker = if visit % 2 == 0 { Maker::Ours } else { theirs };
             if visit > 0 {
                 let before = everything(world)?;
-                ensure!(world.stop_daemon()? == 0);
-                check_database(world)?;
-                world.use_shim(maker)?;
-                world.start_as(maker)?;
-                wait::until("all to be known again", || {
-                    for (one, other) in before.iter().zip(&everything(world)?) {
-                        ensure!(one == other, "before:\n{one}\nnow with {maker}:\n{other}");
-                    }
-                    Ok(())
-                })?;
+                hand_over(world, turns[visit % 2])?;
+                seen_again(&before, || everything(world))?;
             }
             // What the other one left is whole: tasks answer, snapshots take children.
             if let Some(last) = visit.checked_sub(1) {
@@ -228,15 +178,14 @@ fn three_rounds(theirs: Maker) {
             world.ctr(&format!("leases create --id {lease} visit={visit}"))?;
             world.ctr(&format!("images tag {IMAGE} {image}"))?;
             world.ctr(&format!("snapshots label {snapshot} containerd.io/gc.root=yes"))?;
-            if with_sandboxes {
-                add_sandbox(world, visit)?;
+            if has_sandboxes(theirs) {
+                sandboxes::add(world, &format!("pod{visit}"))?;
             }
         }
-        // `theirs` came last and takes all of it away; ours finds an empty house.
+        // Who came last takes all of it away; the other one finds an empty house.
         for visit in 0..6_usize {
             let [task, snapshot, _, image] = left(visit);
-            world.ctr(&format!("tasks rm --force {task}"))?;
-            world.ctr(&format!("containers rm {task}"))?;
+            world.remove(&task)?;
             if visit < 5 {
                 world.ctr(&format!("snapshots rm on-{snapshot}"))?;
             }
@@ -244,10 +193,14 @@ fn three_rounds(theirs: Maker) {
             world.ctr(&format!("images rm {image}"))?;
         }
         world.ctr("leases rm lease5")?;
+        if has_sandboxes(theirs) {
+            (0..6).try_for_each(|visit| sandboxes::remove(world, &format!("pod{visit}")))?;
+        }
         world.ctr(&format!("images rm --sync {IMAGE}"))?;
-        ensure!(world.stop_daemon()? == 0);
-        check_database(world)?;
-        world.start_as(Maker::Ours)?;
+        hand_over(world, first)?;
+        if has_sandboxes(theirs) {
+            ensure!(sandboxes::list(world)?.is_empty());
+        }
         for list in
             ["images ls -q", "containers ls -q", "tasks ls -q", "leases ls -q", "content ls -q"]
         {
@@ -262,17 +215,28 @@ fn three_rounds(theirs: Maker) {
 
 #[test]
 fn three_rounds_with_containerd_1_6() {
-    three_rounds(Maker::Bookworm);
+    three_rounds([Maker::Ours, Maker::Bookworm]);
+}
+
+/// 1.7 finds sandboxes only where it has put them itself: in a file that it has made.
+#[test]
+fn three_rounds_with_containerd_1_7() {
+    three_rounds([Maker::Trixie, Maker::Ours]);
 }
 
 #[test]
 fn three_rounds_with_containerd_2_1() {
-    three_rounds(Maker::Forky);
+    three_rounds([Maker::Ours, Maker::Forky]);
 }
 
 #[test]
 fn with_containerd_1_6() {
     there_and_back(Maker::Bookworm);
+}
+
+#[test]
+fn with_containerd_1_7() {
+    there_and_back(Maker::Trixie);
 }
 
 #[test]

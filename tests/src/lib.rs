@@ -1,9 +1,9 @@
 //! The harness of the tests and benches that run whole programs.
 //!
 //! A [`World`] is one daemon with its own folder, socket, mount namespace, `/run/containerd` and
-//! containerd namespace. Daemon, shim and `ctr` are chosen one by one from three [`Maker`]s: ours,
-//! containerd 1.6 and containerd 2.1 of Debian. Each test with a real client has to pass with
-//! Debian's daemon as well: `IRONHULL_E2E_DAEMON=bookworm` (or `forky`) runs the suites that way,
+//! containerd namespace. Daemon, shim and `ctr` are chosen one by one from four [`Maker`]s: ours,
+//! and Debian's containerd 1.6, 1.7 and 2.1. Each test with a real client has to pass with Debian's
+//! daemon as well: `IRONHULL_E2E_DAEMON=bookworm` (or `trixie`, `forky`) runs the suites that way,
 //! and so proves the tests themselves.
 //!
 //! Laws: a world kills only what it started; it fails when something is left; nothing waits for a

@@ -19,6 +19,8 @@ pub enum Maker {
     Ours,
     /// containerd 1.6 of Debian 12.
     Bookworm,
+    /// containerd 1.7 of Debian 13.
+    Trixie,
     /// containerd 2.1 of Debian forky.
     Forky,
 }
@@ -28,6 +30,7 @@ impl fmt::Display for Maker {
         formatter.write_str(match self {
             Maker::Ours => "ours",
             Maker::Bookworm => "bookworm",
+            Maker::Trixie => "trixie",
             Maker::Forky => "forky",
         })
     }
@@ -44,8 +47,9 @@ impl Maker {
         match std::env::var(DAEMON).as_deref() {
             Err(_) | Ok("" | "ours") => Ok(Maker::Ours),
             Ok("bookworm") => Ok(Maker::Bookworm),
+            Ok("trixie") => Ok(Maker::Trixie),
             Ok("forky") => Ok(Maker::Forky),
-            Ok(name) => bail!("{DAEMON}={name}: expected ours, bookworm or forky"),
+            Ok(name) => bail!("{DAEMON}={name}: expected ours, bookworm, trixie or forky"),
         }
     }
 
@@ -57,7 +61,7 @@ impl Maker {
     pub fn program(self, name: &str) -> Result<PathBuf> {
         let path = match self {
             Maker::Ours => folder(BINARIES, Path::new("."))?.join(name),
-            Maker::Bookworm | Maker::Forky => folder(PEERS, Path::new("../peers"))?
+            Maker::Bookworm | Maker::Trixie | Maker::Forky => folder(PEERS, Path::new("../peers"))?
                 .join(self.to_string())
                 .join("usr/bin")
                 .join(name),
@@ -126,6 +130,17 @@ pub fn criu() -> Result<Option<PathBuf>> {
 /// Our own program has no folder.
 pub fn snapshotter(program: &str) -> Result<Option<PathBuf>> {
     let path = folder(PEERS, Path::new("../peers"))?.join("proxies/bin").join(program);
+    Ok(path.is_file().then_some(path))
+}
+
+/// The program `igzip` or `unpigz`, which containerd unpacks layers with if it finds them in its
+/// `PATH`: in a folder with both, if they could be fetched.
+///
+/// # Errors
+///
+/// Our own program has no folder.
+pub fn gzip_helper(program: &str) -> Result<Option<PathBuf>> {
+    let path = folder(PEERS, Path::new("../peers"))?.join("gzip/bin").join(program);
     Ok(path.is_file().then_some(path))
 }
 

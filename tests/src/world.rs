@@ -3,6 +3,7 @@
 mod daemon;
 mod leftovers;
 mod mounts;
+mod tasks;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -21,6 +22,7 @@ use crate::{image, wait, words};
 
 pub use daemon::Daemon;
 pub use mounts::MountNamespace;
+pub use tasks::Task;
 
 /// The name of the small image in worlds made by [`World::with_image`].
 pub const IMAGE: &str = "docker.io/library/small:1";
@@ -524,6 +526,16 @@ pub fn check(options: Result<Options>, body: impl FnOnce(&World) -> Result<()>) 
 /// On any failure.
 pub fn check_empty(options: Result<Options>, body: impl FnOnce(&World) -> Result<()>) {
     let outcome = options.and_then(World::new);
+    finish(outcome, body);
+}
+
+/// As [`check`], in a world whose daemon the body starts itself.
+///
+/// # Panics
+///
+/// On any failure.
+pub fn check_without_daemon(options: Result<Options>, body: impl FnOnce(&World) -> Result<()>) {
+    let outcome = options.and_then(World::without_daemon);
     finish(outcome, body);
 }
 

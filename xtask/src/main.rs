@@ -8,6 +8,7 @@ mod command;
 mod criu;
 mod demo;
 mod fuzz;
+mod gzip;
 mod host;
 mod install;
 mod peers;

@@ -3,10 +3,11 @@
 //!
 //! ```text
 //! <target>/peers/bookworm/usr/bin/{containerd,ctr,containerd-shim-runc-v2}   containerd 1.6
+//! <target>/peers/trixie/usr/bin/{containerd,ctr,containerd-shim-runc-v2}     containerd 1.7
 //! <target>/peers/forky/usr/bin/{containerd,ctr,containerd-shim-runc-v2}      containerd 2.1
 //! <target>/peers/forky/lib/                                                  its libc
 //! <target>/peers/docker-{bookworm,forky}/usr/{bin,sbin}/{docker,dockerd,...} Docker 20.10 and 28.5
-//! <target>/peers/{criu,proxies}/bin/                                         CRIU, snapshotters
+//! <target>/peers/{criu,gzip,proxies}/bin/                                    CRIU, snapshotters
 //! ```
 
 use std::fs;
@@ -16,7 +17,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::command::{output, run, say, target_dir};
-use crate::{criu, host, proxies};
+use crate::{criu, gzip, host, proxies};
 
 /// The variable that tells tests where the peers are.
 pub const VARIABLE: &str = "IRONHULL_PEERS";
@@ -25,9 +26,15 @@ pub const VARIABLE: &str = "IRONHULL_PEERS";
 pub fn fetch() -> Result<PathBuf> {
     let peers = target_dir().join("peers");
     fs::create_dir_all(&peers)?;
-    if !peers.join("bookworm/complete").exists() {
-        say("fetching containerd 1.6 of Debian 12, as a peer of the tests (not installed)");
-        bookworm(&peers.join("bookworm")).context("containerd of Debian 12")?;
+    for (suite, version) in [("bookworm", "1.6"), ("trixie", "1.7")] {
+        let folder = peers.join(suite);
+        if !folder.join("complete").exists() {
+            say(&format!(
+                "fetching containerd {version} of Debian {suite}, as a peer of the tests (not \
+                 installed)"
+            ));
+            containerd(suite, &folder).with_context(|| format!("containerd of Debian {suite}"))?;
+        }
     }
     if !peers.join("forky/complete").exists() {
         say("fetching containerd 2.1 of Debian forky, as a peer of the tests (not installed)");
@@ -41,6 +48,7 @@ pub fn fetch() -> Result<PathBuf> {
         }
     }
     criu::fetch(&peers);
+    gzip::fetch(&peers);
     proxies::fetch(&peers);
     Ok(peers)
 }
@@ -61,11 +69,11 @@ fn docker(suite: &str, peers: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// containerd of the suite that the machine's own package lists have.
-fn bookworm(folder: &Path) -> Result<()> {
+/// containerd of a suite whose programs run with the libc of Debian 12.
+fn containerd(suite: &str, folder: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder)?;
-    let suite = Suite::new("bookworm", &folder.join("apt"))?;
+    let suite = Suite::new(suite, &folder.join("apt"))?;
     suite.unpack("containerd", folder)?;
     fs::write(folder.join("complete"), "")?;
     Ok(())

@@ -3,9 +3,9 @@
 use anyhow::{Context, ensure};
 use e2e::{Table, image, words};
 
-use crate::with_both_ctrs;
+use crate::with_all_ctrs;
 
-with_both_ctrs! {
+with_all_ctrs! {
     fn list_and_get(world) {
         let text = world.ctr("content ls")?;
         let heads: Vec<&str> = text.lines().next().unwrap_or_default().split_whitespace().collect();

@@ -1,9 +1,10 @@
 //! `ctr events`.
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, Result, ensure};
+use e2e::World;
 use e2e::world::IMAGE;
 
-use crate::with_both_ctrs;
+use crate::with_all_ctrs;
 
 /// The topics in `text` that belong to `namespace`, in their order.
 fn topics(text: &str, namespace: &str) -> Vec<String> {
@@ -17,33 +18,43 @@ fn topics(text: &str, namespace: &str) -> Vec<String> {
         .collect()
 }
 
-with_both_ctrs! {
-    fn of_a_run(world) {
-        let mut events = world.start_ctr("events")?;
-        // The stream has begun when an event of ours comes.
-        e2e::wait::until("the stream to begin", || {
-            world.ctr("namespaces label default probe=x").or_else(|_| world.ctr("namespaces create default probe=x"))?;
-            ensure!(events.stdout().contains("/namespaces/"), "nothing yet");
-            Ok(())
-        })?;
-        world.ctr(&format!("run --rm {IMAGE} one sh -c 'exit 3'")).err().context("status 3 is lost")?;
-        events.until_stdout("/containers/delete")?;
-        let text = events.until_stdout("/tasks/delete")?;
-        let seen = topics(&text, world.namespace());
-        // The shim's events come on another way than the daemon's own.
-        for ways in [
-            ["/snapshot/prepare", "/containers/create", "/containers/delete"].as_slice(),
-            &["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"],
-        ] {
-            let mut rest = seen.iter();
-            for topic in ways {
-                ensure!(rest.any(|one| one == topic), "no {topic} (in this order) in {seen:?}");
-            }
-        }
-        ensure!(seen.iter().filter(|topic| *topic == "/tasks/exit").count() == 1, "{seen:?}");
-        let exit = text.lines().find(|line| line.contains("/tasks/exit")).context("no exit")?;
-        ensure!(exit.contains("\"container_id\":\"one\"") && exit.contains("\"exit_status\":3"), "{exit}");
+/// What is told of a container's life, from whatever process it comes.
+pub(crate) fn told_of_a_run(world: &World) -> Result<()> {
+    let mut events = world.start_ctr("events")?;
+    // The stream has begun when an event of ours comes.
+    e2e::wait::until("the stream to begin", || {
+        world
+            .ctr("namespaces label default probe=x")
+            .or_else(|_| world.ctr("namespaces create default probe=x"))?;
+        ensure!(events.stdout().contains("/namespaces/"), "nothing yet");
         Ok(())
+    })?;
+    world.ctr(&format!("run --rm {IMAGE} one sh -c 'exit 3'")).err().context("status 3 is lost")?;
+    events.until_stdout("/containers/delete")?;
+    let text = events.until_stdout("/tasks/delete")?;
+    let seen = topics(&text, world.namespace());
+    // The shim's events come on another way than the daemon's own.
+    for ways in [
+        ["/snapshot/prepare", "/containers/create", "/containers/delete"].as_slice(),
+        &["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"],
+    ] {
+        let mut rest = seen.iter();
+        for topic in ways {
+            ensure!(rest.any(|one| one == topic), "no {topic} (in this order) in {seen:?}");
+        }
+    }
+    ensure!(seen.iter().filter(|topic| *topic == "/tasks/exit").count() == 1, "{seen:?}");
+    let exit = text.lines().find(|line| line.contains("/tasks/exit")).context("no exit")?;
+    ensure!(
+        exit.contains("\"container_id\":\"one\"") && exit.contains("\"exit_status\":3"),
+        "{exit}"
+    );
+    Ok(())
+}
+
+with_all_ctrs! {
+    fn of_a_run(world) {
+        told_of_a_run(world)
     }
 
     fn filtered(world) {

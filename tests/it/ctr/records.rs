@@ -4,9 +4,9 @@ use anyhow::{Context, ensure};
 use e2e::Table;
 use e2e::world::IMAGE;
 
-use crate::with_both_ctrs;
+use crate::with_all_ctrs;
 
-with_both_ctrs! {
+with_all_ctrs! {
     fn namespaces(world) {
         let table = Table::parse(&world.ctr("namespaces ls")?)?;
         ensure!(table.heads == ["NAME", "LABELS"], "{:?}", table.heads);

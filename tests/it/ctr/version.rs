@@ -3,9 +3,9 @@
 use anyhow::ensure;
 use e2e::Table;
 
-use crate::with_both_ctrs;
+use crate::with_all_ctrs;
 
-with_both_ctrs! {
+with_all_ctrs! {
     fn version(world) {
         let text = world.ctr("version")?;
         let server = text.split("Server:").nth(1).unwrap_or_default();
