@@ -9,16 +9,14 @@ use api_grpc::content::{
 };
 use api_grpc::{LEASE_HEADER, MAX_MESSAGE_SIZE};
 use bytes::Bytes;
-use e2e::Maker;
-use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::api::{self, Lane};
+use crate::api::Lane;
+use crate::clients::{Clients, MANY};
 use crate::report::{Promise, Row, Unit};
-use crate::rounds::{self, AsSide};
-use crate::side::{Plan, Side};
-use crate::slow::SlowDaemon;
+use crate::rounds;
+use crate::side::Plan;
 
 /// Bytes of the large blob.
 const LARGE: usize = 256 << 20;
@@ -29,27 +27,8 @@ const FRAME: usize = 1 << 20;
 /// Bytes of a small blob: a manifest's.
 const SMALL: usize = 4 << 10;
 
-/// Clients that write small blobs, each with its own connection.
-const CLIENTS: usize = 16;
-
-/// How long they write in one round.
+/// How long small blobs are written in one round.
 const SPAN: Duration = Duration::from_millis(1500);
-
-/// A side with its clients.
-struct Clients {
-    // Before the side: the daemon ends before its folders go.
-    _slow: Option<SlowDaemon>,
-    side: Side,
-    runtime: tokio::runtime::Runtime,
-    lanes: Vec<Lane>,
-    round: usize,
-}
-
-impl AsSide for Clients {
-    fn as_side(&self) -> &Side {
-        &self.side
-    }
-}
 
 /// One blob of 256 MiB, written frame by frame and read again.
 ///
@@ -57,8 +36,8 @@ impl AsSide for Clients {
 ///
 /// A call fails.
 pub fn large(plan: &Plan) -> Result<Vec<Row>> {
-    let mut sides = sides(plan, false)?;
-    let samples = rounds::interleave(plan, plan.rounds(7, 2), &mut sides, Clients::large)?;
+    let mut sides = Clients::of(plan, false, 1)?;
+    let samples = rounds::interleave(plan, plan.rounds(7, 2), &mut sides, one_large)?;
     let row = |what: &str, at| Row {
         what: format!("a blob of {} MiB, {what}", LARGE >> 20),
         unit: Unit::BytesPerSecond,
@@ -79,20 +58,19 @@ pub fn small(plan: &Plan) -> Result<Vec<Row>> {
         (false, "sync is free (tmpfs)", Promise::None),
         (true, "a sync costs 1 ms more", Promise::AtLeast(4.0)),
     ] {
-        let mut sides = sides(plan, slow)?;
-        let samples = rounds::interleave(plan, plan.rounds(7, 2), &mut sides, Clients::small)?;
+        let mut sides = Clients::of(plan, false, MANY)?;
+        if slow {
+            sides = sides.into_iter().map(Clients::slowed).collect::<Result<_>>()?;
+        }
+        let samples = rounds::interleave(plan, plan.rounds(7, 2), &mut sides, many_small)?;
         rows.push(Row {
-            what: format!("blobs of {} KiB, {CLIENTS} clients, {place}", SMALL >> 10),
+            what: format!("blobs of {} KiB, {MANY} clients, {place}", SMALL >> 10),
             unit: Unit::PerSecond,
             values: plan.medians(&samples, 0),
             promise,
         });
     }
     Ok(rows)
-}
-
-fn sides(plan: &Plan, slow: bool) -> Result<Vec<Clients>> {
-    plan.makers.iter().map(|&maker| Clients::new(plan, maker, slow)).collect()
 }
 
 /// The client of the content service.
@@ -123,80 +101,61 @@ pub async fn put(lane: &Lane, lease: Option<&str>, name: &str, data: Bytes) -> R
     Ok(())
 }
 
-impl Clients {
-    fn new(plan: &Plan, maker: Maker, slow: bool) -> Result<Clients> {
-        let side = plan.side(maker, false)?;
-        let slow = if slow { Some(SlowDaemon::start(&side)?) } else { None };
-        let runtime = api::runtime()?;
-        let lanes = runtime.block_on(Lane::connect_many(&side.world, CLIENTS))?;
-        Ok(Clients { _slow: slow, side, runtime, lanes, round: 0 })
-    }
-
-    /// Writes a blob that nobody has, reads it and deletes it.
-    fn large(&mut self) -> Result<Vec<f64>> {
-        self.round += 1;
-        let (lane, round) = (&self.lanes[0], self.round);
-        let frame = frame(round)?;
-        self.runtime.block_on(async {
-            let lease = format!("large-{round}");
-            lane.create_lease(&lease).await?;
-            let begin = Instant::now();
-            let digest = write_frames(lane, &lease, &frame).await?;
-            let written = begin.elapsed().as_secs_f64();
-
-            let begin = Instant::now();
-            let message = ReadContentRequest { digest: digest.clone(), offset: 0, size: 0 };
-            let answer = client(lane).read(lane.request(message)).await.context("Content.Read")?;
-            let (mut stream, mut bytes) = (answer.into_inner(), 0);
-            while let Some(part) = stream.message().await.context("Content.Read")? {
-                bytes += part.data.len();
-            }
-            let read = begin.elapsed().as_secs_f64();
-            ensure!(bytes == LARGE, "{bytes} bytes of {LARGE}");
-
-            let message = DeleteContentRequest { digest };
-            client(lane).delete(lane.request(message)).await.context("Content.Delete")?;
-            lane.delete_lease(&lease).await?;
-            #[expect(clippy::cast_precision_loss, reason = "a power of two")]
-            let bytes = LARGE as f64;
-            Ok(vec![bytes / written, bytes / read])
-        })
-    }
-
-    /// Small blobs per second of all clients, each of which waits for every answer.
-    fn small(&mut self) -> Result<Vec<f64>> {
-        self.round += 1;
-        let round = self.round;
+/// Writes a blob that nobody has, reads it and deletes it.
+fn one_large(clients: &mut Clients) -> Result<Vec<f64>> {
+    let round = clients.numbers(1);
+    let lane = &clients.lanes[0];
+    let frame = frame(round)?;
+    clients.block_on(async {
+        let lease = format!("large-{round}");
+        lane.create_lease(&lease).await?;
         let begin = Instant::now();
-        let lease = format!("small-{round}");
-        let blobs = self.runtime.block_on(async {
-            self.lanes[0].create_lease(&lease).await?;
-            let mut writers = JoinSet::new();
-            for (number, lane) in self.lanes.iter().cloned().enumerate() {
-                let lease = lease.clone();
-                writers.spawn(async move {
-                    let mut blobs = 0;
-                    while begin.elapsed() < SPAN {
-                        let name = format!("{round}-{number}-{blobs}");
-                        let mut data = vec![b' '; SMALL];
-                        data[..name.len()].copy_from_slice(name.as_bytes());
-                        put(&lane, Some(&lease), &name, data.into()).await?;
-                        blobs += 1;
-                    }
-                    anyhow::Ok(blobs)
-                });
+        let digest = write_frames(lane, &lease, &frame).await?;
+        let written = begin.elapsed().as_secs_f64();
+
+        let begin = Instant::now();
+        let message = ReadContentRequest { digest: digest.clone(), offset: 0, size: 0 };
+        let answer = client(lane).read(lane.request(message)).await.context("Content.Read")?;
+        let (mut stream, mut bytes) = (answer.into_inner(), 0);
+        while let Some(part) = stream.message().await.context("Content.Read")? {
+            bytes += part.data.len();
+        }
+        let read = begin.elapsed().as_secs_f64();
+        ensure!(bytes == LARGE, "{bytes} bytes of {LARGE}");
+
+        let message = DeleteContentRequest { digest };
+        client(lane).delete(lane.request(message)).await.context("Content.Delete")?;
+        lane.delete_lease(&lease).await?;
+        #[expect(clippy::cast_precision_loss, reason = "a power of two")]
+        let bytes = LARGE as f64;
+        Ok(vec![bytes / written, bytes / read])
+    })
+}
+
+/// Small blobs per second of all clients, each of which waits for every answer.
+fn many_small(clients: &mut Clients) -> Result<Vec<f64>> {
+    let round = clients.numbers(1);
+    let lease = format!("small-{round}");
+    clients.block_on(clients.lanes[0].create_lease(&lease))?;
+    let begin = Instant::now();
+    let blobs: Vec<u32> = clients.at_once(MANY, |number, lane| {
+        let lease = lease.clone();
+        async move {
+            let mut blobs = 0;
+            while begin.elapsed() < SPAN {
+                let name = format!("{round}-{number}-{blobs}");
+                let mut data = vec![b' '; SMALL];
+                data[..name.len()].copy_from_slice(name.as_bytes());
+                put(&lane, Some(&lease), &name, data.into()).await?;
+                blobs += 1;
             }
-            let mut sum: u32 = 0;
-            while let Some(ended) = writers.join_next().await {
-                sum += ended??;
-            }
-            anyhow::Ok(sum)
-        })?;
-        let taken = begin.elapsed().as_secs_f64();
-        // What was written goes before the next round, so that all rounds are alike.
-        self.runtime.block_on(self.lanes[0].delete_lease_sync(&lease))?;
-        Ok(vec![f64::from(blobs) / taken])
-    }
+            Ok(blobs)
+        }
+    })?;
+    let taken = begin.elapsed().as_secs_f64();
+    // What was written goes before the next round, so that all rounds are alike.
+    clients.block_on(clients.lanes[0].delete_lease_sync(&lease))?;
+    Ok(vec![f64::from(blobs.iter().sum::<u32>()) / taken])
 }
 
 /// One frame, which is no other round's.

@@ -1,10 +1,12 @@
 //! Import and unpack of a large image.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use e2e::programs::gzip_helper;
 use e2e::{Maker, wait};
 
 use crate::api::{self, Lane};
@@ -16,15 +18,15 @@ use crate::side::{Plan, Side};
 /// The most that one import may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Programs that containerd unpacks gzip with if they are installed, and the variable that forbids it.
+/// Programs that containerd unpacks gzip with if it finds them, and the variable that forbids it.
 const HELPERS: [(&str, &str); 2] =
     [("igzip", "CONTAINERD_DISABLE_IGZIP"), ("unpigz", "CONTAINERD_DISABLE_PIGZ")];
 
-/// Where they would be.
-const PLACES: [&str; 2] = ["/usr/bin", "/bin"];
+/// Where else daemons look for programs.
+const PLACES: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Wall time of `ctr images import`, and the processor time of the daemon and its programs: with
-/// what the daemons have themselves, and with each of the helpers that is installed.
+/// what the daemons have themselves, and with each of the helpers.
 ///
 /// # Errors
 ///
@@ -35,26 +37,33 @@ pub fn measure(plan: &Plan) -> Result<Vec<Row>> {
     std::io::copy(&mut fs::File::open(&archive)?, &mut std::io::sink())?;
     let mut rows = with(plan, &archive, None, [Promise::AtMost(0.4), Promise::AtMost(0.5)])?;
     for (helper, _) in HELPERS {
-        if PLACES.iter().any(|place| Path::new(place).join(helper).exists()) {
-            let promises = [Promise::AtMost(0.6), Promise::None];
-            rows.extend(with(plan, &archive, Some(helper), promises)?);
-        } else {
-            eprintln!("bench:   {helper} is not installed: not measured");
+        match gzip_helper(helper)? {
+            Some(program) => {
+                let promises = [Promise::AtMost(0.6), Promise::None];
+                rows.extend(with(plan, &archive, Some(&program), promises)?);
+            }
+            None => eprintln!("bench:   {helper} could not be fetched: not measured"),
         }
     }
     Ok(rows)
 }
 
-/// The rows with `helper`, or without any.
+/// The rows with the program `helper`, or without any, whatever is installed on the machine.
 fn with(
     plan: &Plan,
     archive: &Path,
-    helper: Option<&str>,
+    helper: Option<&Path>,
     promises: [Promise; 2],
 ) -> Result<Vec<Row>> {
-    let forbidden = HELPERS.into_iter().filter(|(name, _)| helper != Some(*name));
-    let environment: Vec<(String, String)> =
+    let name = helper.and_then(Path::file_name).and_then(OsStr::to_str);
+    let forbidden = HELPERS.into_iter().filter(|(other, _)| name != Some(*other));
+    let mut environment: Vec<(String, String)> =
         forbidden.map(|(_, variable)| (variable.to_owned(), "1".to_owned())).collect();
+    if let Some(folder) = helper.and_then(Path::parent) {
+        // The world's own folder is first as always: the shim is there.
+        environment
+            .push(("PATH".to_owned(), format!("{{world}}/bin:{}:{PLACES}", folder.display())));
+    }
     let mut sides: Vec<Side> = plan
         .makers
         .iter()
@@ -62,7 +71,7 @@ fn with(
         .collect::<Result<_>>()?;
     let samples =
         rounds::interleave(plan, plan.rounds(5, 1), &mut sides, |side| import(side, archive))?;
-    let beside = helper.map_or_else(String::new, |name| format!(", {name} installed"));
+    let beside = name.map_or_else(String::new, |name| format!(", with {name}"));
     let what = format!(
         "import and unpack of {} MB in {} gzip layers{beside}",
         image::size() / 1_000_000,

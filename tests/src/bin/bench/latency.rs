@@ -4,26 +4,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::api::{self, Lane};
+use crate::clients::Clients;
 use crate::report::{Promise, Row, Unit};
-use crate::rounds::{self, AsSide};
-use crate::side::{Plan, Side};
+use crate::rounds;
+use crate::side::Plan;
 
 /// Calls of one round, of which the median counts.
 const CALLS: usize = 2000;
-
-/// A side with its one client.
-struct Caller {
-    side: Side,
-    runtime: tokio::runtime::Runtime,
-    lane: Lane,
-}
-
-impl AsSide for Caller {
-    fn as_side(&self) -> &Side {
-        &self.side
-    }
-}
 
 /// `Version`, one call after the other on one connection.
 ///
@@ -31,10 +18,9 @@ impl AsSide for Caller {
 ///
 /// A call fails.
 pub fn measure(plan: &Plan) -> Result<Vec<Row>> {
-    let mut sides: Vec<Caller> =
-        plan.sides(false)?.into_iter().map(Caller::new).collect::<Result<_>>()?;
-    let samples = rounds::interleave(plan, plan.rounds(15, 3), &mut sides, |caller| {
-        caller.run().map(|median| vec![median])
+    let mut sides = Clients::of(plan, false, 1)?;
+    let samples = rounds::interleave(plan, plan.rounds(15, 3), &mut sides, |clients| {
+        call(clients).map(|median| vec![median])
     })?;
     Ok(vec![Row {
         what: "latency of a call (Version), one client".to_owned(),
@@ -44,23 +30,15 @@ pub fn measure(plan: &Plan) -> Result<Vec<Row>> {
     }])
 }
 
-impl Caller {
-    fn new(side: Side) -> Result<Caller> {
-        let runtime = api::runtime()?;
-        let lane = runtime.block_on(Lane::connect(&side.world))?;
-        Ok(Caller { side, runtime, lane })
-    }
-
-    fn run(&mut self) -> Result<f64> {
-        let mut version = self.lane.version();
-        self.runtime.block_on(async {
-            let mut taken = Vec::with_capacity(CALLS);
-            for _ in 0..CALLS {
-                let begin = Instant::now();
-                version.version(()).await?;
-                taken.push(begin.elapsed().as_secs_f64());
-            }
-            Ok(rounds::middle(&mut taken))
-        })
-    }
+fn call(clients: &mut Clients) -> Result<f64> {
+    let mut version = clients.lanes[0].version();
+    clients.block_on(async {
+        let mut taken = Vec::with_capacity(CALLS);
+        for _ in 0..CALLS {
+            let begin = Instant::now();
+            version.version(()).await?;
+            taken.push(begin.elapsed().as_secs_f64());
+        }
+        Ok(rounds::middle(&mut taken))
+    })
 }

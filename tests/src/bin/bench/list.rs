@@ -2,34 +2,18 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use crate::api::{self, Lane};
+use crate::clients::{Clients, MANY};
 use crate::report::{Promise, Row, Unit};
-use crate::rounds::{self, AsSide};
-use crate::side::{Plan, Side};
+use crate::rounds;
+use crate::side::Plan;
 
 /// Images of the list.
 const IMAGES: usize = 10_000;
 
-/// Clients that make them.
-const MAKERS: usize = 16;
-
 /// Lists of one round, of which the median counts.
 const LISTS: usize = 5;
-
-/// A side whose daemon has the images.
-struct Lister {
-    side: Side,
-    runtime: tokio::runtime::Runtime,
-    lane: Lane,
-}
-
-impl AsSide for Lister {
-    fn as_side(&self) -> &Side {
-        &self.side
-    }
-}
 
 /// `Images.List` of 10,000 images with two labels each: all of them, and the one that a filter on
 /// the name wants.
@@ -38,9 +22,9 @@ impl AsSide for Lister {
 ///
 /// A call fails, or the list is not whole.
 pub fn measure(plan: &Plan) -> Result<Vec<Row>> {
-    let mut sides: Vec<Lister> =
-        plan.sides(false)?.into_iter().map(Lister::new).collect::<Result<_>>()?;
-    let samples = rounds::interleave(plan, plan.rounds(9, 2), &mut sides, |lister| lister.run())?;
+    let mut sides = Clients::of(plan, false, MANY)?;
+    sides.iter().try_for_each(make)?;
+    let samples = rounds::interleave(plan, plan.rounds(9, 2), &mut sides, list)?;
     let row = |what: &str, at| Row {
         what: format!("list of {IMAGES} images, {what}"),
         unit: Unit::Seconds,
@@ -54,39 +38,32 @@ fn name(number: usize) -> String {
     format!("registry.example/team-{}/service-{number}:1.{}", number % 40, number % 7)
 }
 
-impl Lister {
-    fn new(side: Side) -> Result<Lister> {
-        let runtime = api::runtime()?;
-        let lane = runtime.block_on(async {
-            let mut lanes = Lane::connect_many(&side.world, MAKERS).await?;
-            let makers = lanes.iter().enumerate().map(|(at, lane)| async move {
-                for number in (at..IMAGES).step_by(MAKERS) {
-                    lane.create_image(&name(number), number).await?;
-                }
-                anyhow::Ok(())
-            });
-            api::all(makers.collect()).await?;
-            lanes.pop().context("no client")
-        })?;
-        Ok(Lister { side, runtime, lane })
-    }
+/// Makes the images.
+fn make(clients: &Clients) -> Result<()> {
+    clients.at_once(MANY, |at, lane| async move {
+        for number in (at..IMAGES).step_by(MANY) {
+            lane.create_image(&name(number), number).await?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
 
-    fn run(&mut self) -> Result<Vec<f64>> {
-        let lane = &self.lane;
-        self.runtime.block_on(async {
-            let one = format!("name=={:?}", name(IMAGES / 2));
-            let mut medians = Vec::new();
-            for (filters, wanted) in [(vec![], IMAGES), (vec![one], 1)] {
-                let mut taken = Vec::with_capacity(LISTS);
-                for _ in 0..LISTS {
-                    let begin = Instant::now();
-                    let count = lane.count_images(filters.clone()).await?;
-                    taken.push(begin.elapsed().as_secs_f64());
-                    ensure!(count == wanted, "{count} images of {wanted}");
-                }
-                medians.push(rounds::middle(&mut taken));
+fn list(clients: &mut Clients) -> Result<Vec<f64>> {
+    let lane = &clients.lanes[0];
+    clients.block_on(async {
+        let one = format!("name=={:?}", name(IMAGES / 2));
+        let mut medians = Vec::new();
+        for (filters, wanted) in [(vec![], IMAGES), (vec![one], 1)] {
+            let mut taken = Vec::with_capacity(LISTS);
+            for _ in 0..LISTS {
+                let begin = Instant::now();
+                let count = lane.count_images(filters.clone()).await?;
+                taken.push(begin.elapsed().as_secs_f64());
+                ensure!(count == wanted, "{count} images of {wanted}");
             }
-            Ok(medians)
-        })
-    }
+            medians.push(rounds::middle(&mut taken));
+        }
+        Ok(medians)
+    })
 }

@@ -7,6 +7,7 @@
 
 mod api;
 mod churn;
+mod clients;
 mod collect;
 mod content;
 mod cycles;
