@@ -37,32 +37,6 @@ fn unified(ctr: Maker, body: impl FnOnce(&World) -> Result<()>) {
     }
 }
 
-macro_rules! with_three_ctrs {
-    ($($name:ident($world:ident) $body:block)*) => {$(
-        mod $name {
-            #[allow(unused_imports, reason = "not all bodies need all")]
-            use super::*;
-
-            fn body($world: &World) -> Result<()> $body
-
-            #[test]
-            fn ctr_1_6() {
-                unified(Maker::Bookworm, body);
-            }
-
-            #[test]
-            fn ctr_2_1() {
-                unified(Maker::Forky, body);
-            }
-
-            #[test]
-            fn our_ctr() {
-                unified(Maker::Ours, body);
-            }
-        }
-    )*};
-}
-
 /// The group of the container `one`.
 fn group(world: &World) -> PathBuf {
     Path::new(ROOT).join(world.namespace()).join("one")
@@ -97,8 +71,10 @@ fn remove(world: &World, group: &Path) -> Result<()> {
     })
 }
 
-with_three_ctrs! {
-    limits_and_metrics(world) {
+crate::with_ctrs! {
+    [ctr_1_6 = Bookworm, ctr_2_1 = Forky, our_ctr = Ours] unified;
+
+    fn limits_and_metrics(world) {
         let pid = start(world, "--memory-limit 67108864 --cpu-quota 20000 --cpu-period 100000", "sleep 1000")?;
         let group = group(world);
         ensure!(value(&group, "cgroup.procs")? == pid.to_string(), "{}", value(&group, "cgroup.procs")?);
@@ -119,7 +95,7 @@ with_three_ctrs! {
         remove(world, &group)
     }
 
-    out_of_memory(world) {
+    fn out_of_memory(world) {
         let mut events = world.start_ctr("events")?;
         // The stream is open once it has told something.
         let mut number = 0;
@@ -144,7 +120,7 @@ with_three_ctrs! {
         Ok(())
     }
 
-    pause_and_kill(world) {
+    fn pause_and_kill(world) {
         let pid = start(world, "", "sh -c 'sleep 1000 & sleep 1000 & wait'")?;
         let group = group(world);
         wait::until("three processes", || {
@@ -167,7 +143,7 @@ with_three_ctrs! {
         Ok(())
     }
 
-    systemd_driver(world) {
+    fn systemd_driver(world) {
         let slice = format!("{}.slice", world.namespace().replace('-', "_"));
         let options = format!("--runc-systemd-cgroup --cgroup {slice}:e2e:one");
         let pid = start(world, &options, "sh -c 'sleep 1000 & wait'")?;
@@ -188,7 +164,7 @@ with_three_ctrs! {
         remove(world, &group)
     }
 
-    a_daemon_that_is_killed(world) {
+    fn a_daemon_that_is_killed(world) {
         let pid = start(world, "--memory-limit 67108864", "sleep 1000")?;
         let group = group(world);
         world.kill_daemon()?;
@@ -200,7 +176,7 @@ with_three_ctrs! {
         remove(world, &group)
     }
 
-    crun(world) {
+    fn crun(world) {
         let options = "--runc-binary crun --memory-limit 67108864";
         let output = world.ctr(&format!("run --rm {options} {IMAGE} one echo hello"))?;
         ensure!(output == "hello\n", "{output}");

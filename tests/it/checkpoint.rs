@@ -52,8 +52,7 @@ fn count(world: &World, id: &str) -> Result<u64> {
 
 /// A file of a container, seen from outside: an exec would be one process more.
 fn read(world: &World, id: &str, path: &str) -> Result<String> {
-    let table = Table::parse(&world.ctr("tasks ls")?)?;
-    let pid = table.cell(id, "PID")?;
+    let pid = world.task(id)?.pid;
     Ok(std::fs::read_to_string(format!("/proc/{pid}/root{path}"))?)
 }
 
@@ -168,11 +167,7 @@ fn task_checkpoint(world: &World) -> Result<()> {
     ensure!(told.is_empty(), "{told}");
     ensure!(folder.join("inventory.img").is_file(), "{:?}", std::fs::read_dir(&folder)?.count());
     ensure!(work.join("dump.log").is_file());
-    wait::until("the task to end", || {
-        let table = Table::parse(&world.ctr("tasks ls")?)?;
-        ensure!(table.cell("one", "STATUS")? == "STOPPED", "{table:?}");
-        Ok(())
-    })?;
+    world.until_task("one", "STOPPED")?;
     world.try_ctr("tasks rm one")?;
     world.ctr("containers rm one")?;
     let error = world.ctr_fails("tasks checkpoint one")?;
@@ -181,31 +176,20 @@ fn task_checkpoint(world: &World) -> Result<()> {
     Ok(())
 }
 
-macro_rules! with_three_ctrs {
-    ($($name:ident => $body:ident;)*) => {$(
-        mod $name {
-            #[test]
-            fn ctr_1_6() {
-                super::with_criu(e2e::Maker::Bookworm, super::$body);
-            }
+crate::with_ctrs! {
+    [ctr_1_6 = Bookworm, ctr_2_1 = Forky, our_ctr = Ours] with_criu;
 
-            #[test]
-            fn ctr_2_1() {
-                super::with_criu(e2e::Maker::Forky, super::$body);
-            }
+    fn a_container_comes_back(world) {
+        container_round_trip(world)
+    }
 
-            #[test]
-            fn our_ctr() {
-                super::with_criu(e2e::Maker::Ours, super::$body);
-            }
-        }
-    )*};
-}
+    fn a_container_without_its_task(world) {
+        container_without_task(world)
+    }
 
-with_three_ctrs! {
-    a_container_comes_back => container_round_trip;
-    a_container_without_its_task => container_without_task;
-    a_task_is_written => task_checkpoint;
+    fn a_task_is_written(world) {
+        task_checkpoint(world)
+    }
 }
 
 /// The task of a container from `checkpoint`, through the API alone, as dockerd does.

@@ -18,42 +18,6 @@ const MAPS: &str = "--uidmap 0:100000:65536 --gidmap 0:200000:65536";
 /// The owner of a file as the host sees it.
 const SCRIPT: &str = "sh -c 'id -u; cat /proc/self/uid_map; stat -c %u:%g /data/kept; touch /made && echo made; cat /proc/self/oom_score_adj'";
 
-macro_rules! with_three_ctrs {
-    ($($name:ident($world:ident) $body:block)*) => {$(
-        mod $name {
-            #[allow(unused_imports, reason = "not all bodies need all")]
-            use super::*;
-
-            fn body($world: &World) -> Result<()> $body
-
-            #[test]
-            fn ctr_1_6() {
-                check(Options::new(Maker::Bookworm), body);
-            }
-
-            #[test]
-            fn ctr_2_1() {
-                check(Options::new(Maker::Forky), body);
-            }
-
-            #[test]
-            fn our_ctr() {
-                check(Options::new(Maker::Ours), body);
-            }
-        }
-    )*};
-}
-
-fn remove(world: &World, id: &str) -> Result<()> {
-    world.ctr(&format!("tasks rm --force {id}"))?;
-    world.ctr(&format!("containers rm {id}"))?;
-    Ok(())
-}
-
-fn pid(world: &World, id: &str) -> Result<i32> {
-    Ok(Table::parse(&world.ctr("tasks ls")?)?.cell(id, "PID")?.parse()?)
-}
-
 /// What a container in a user namespace sees, and what the host sees of it.
 fn in_user_namespace(world: &World, options: &str) -> Result<()> {
     let shown = world.ctr(&format!("run --rm {options} {IMAGE} one {SCRIPT}"))?;
@@ -64,7 +28,7 @@ fn in_user_namespace(world: &World, options: &str) -> Result<()> {
     ensure!(lines[2] == "1000:1000" && lines[3] == "made", "{shown}");
 
     world.ctr(&format!("run -d {options} {IMAGE} one sleep 1000"))?;
-    let pid = pid(world, "one")?;
+    let pid = world.task("one")?.pid;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).context("no Uid")?;
     ensure!(uid.split_whitespace().all(|id| id == "100000"), "{uid}");
@@ -81,17 +45,19 @@ fn in_user_namespace(world: &World, options: &str) -> Result<()> {
         )?;
         ensure!(shown == "1000\n1000\n", "{shown}");
     }
-    remove(world, "one")
+    world.remove("one")
 }
 
-with_three_ctrs! {
-    with_changed_owners(world) {
+crate::with_ctrs! {
+    [ctr_1_6 = Bookworm, ctr_2_1 = Forky, our_ctr = Ours] crate::with_image;
+
+    fn with_changed_owners(world) {
         in_user_namespace(world, MAPS)?;
         // Again: the changed tree may be there still.
         in_user_namespace(world, MAPS)
     }
 
-    with_mapped_mounts(world) {
+    fn with_mapped_mounts(world) {
         if world.options().ctr == Maker::Bookworm {
             skip!("this ctr mounts the tree itself and does not know the option");
         }
@@ -105,12 +71,12 @@ with_three_ctrs! {
         world.ctr(&format!("run -d {IMAGE} plain sleep 1000"))?;
         let table = Table::parse(&world.ctr("snapshots ls")?)?;
         ensure!(table.cell("plain", "PARENT")? == parent, "the tree was copied: {table:?}");
-        remove(world, "plain")?;
-        remove(world, "other")?;
+        world.remove("plain")?;
+        world.remove("other")?;
         in_user_namespace(world, &format!("{MAPS} --remap-labels"))
     }
 
-    bad_maps(world) {
+    fn bad_maps(world) {
         for maps in ["--uidmap nonsense --gidmap 0:1:1", "--uidmap 0:1 --gidmap 0:1:1"] {
             ensure!(!world.ctr_fails(&format!("run --rm {maps} {IMAGE} one true"))?.is_empty());
             ensure!(world.ctr("containers ls -q")?.is_empty(), "a container is left");
@@ -118,9 +84,9 @@ with_three_ctrs! {
         Ok(())
     }
 
-    joined_namespaces(world) {
+    fn joined_namespaces(world) {
         world.ctr(&format!("run -d {IMAGE} one sleep 1000"))?;
-        let pid = pid(world, "one")?;
+        let pid = world.task("one")?.pid;
         let of = |name: &str| -> Result<String> {
             Ok(fs::read_link(format!("/proc/{pid}/ns/{name}"))?.display().to_string())
         };
@@ -133,17 +99,13 @@ with_three_ctrs! {
         // Processes of the other are seen, and are left alone.
         world.ctr(&format!("run -d {join} {IMAGE} two sleep 1000"))?;
         world.ctr("tasks kill --all -s KILL two")?;
-        wait::until("the second one to end", || {
-            let table = Table::parse(&world.ctr("tasks ls")?)?;
-            ensure!(table.cell("two", "STATUS")? == "STOPPED", "{table:?}");
-            Ok(())
-        })?;
+        world.until_task("two", "STOPPED")?;
         ensure!(process::runs(pid));
         world.try_ctr("tasks rm two")?;
         world.ctr("containers rm two")?;
         let error = world.ctr_fails(&format!("run --rm --with-ns network {IMAGE} two true"))?;
         ensure!(error.contains("nstype:path") || error.contains("format"), "{error}");
-        remove(world, "one")
+        world.remove("one")
     }
 }
 
@@ -162,9 +124,9 @@ fn scores_for_the_end_of_memory() {
         let daemon = score(world.daemon_pid()?)?;
         ensure!(score(shims[0])? == (daemon + 1).min(1000), "{} {daemon}", score(shims[0])?);
         // A spec that says nothing: the container has the daemon's own, not that of the shim.
-        let container = score(pid(world, "one")?)?;
+        let container = score(world.task("one")?.pid)?;
         ensure!(container == daemon || container == daemon + 1, "{container} {daemon}");
-        remove(world, "one")
+        world.remove("one")
     });
 }
 
@@ -253,7 +215,7 @@ fn where_the_client_puts_the_shim() {
         let of_shim = fs::read_to_string(format!("/proc/{}/cgroup", shims[0]))?;
         ensure!(of_shim.contains(&format!("/{group}")), "{of_shim}");
         ensure!(world.inside(&root).join(world.namespace()).join("one").is_dir());
-        let task = pid(world, "one")?;
+        let task = world.task("one")?.pid;
         let of_task = fs::read_to_string(format!("/proc/{task}/cgroup"))?;
         ensure!(!of_task.contains(&group), "the container is not the shim's: {of_task}");
 

@@ -23,13 +23,6 @@ fn root_folder(world: &World) -> Result<std::path::PathBuf> {
     Ok(root)
 }
 
-/// Ends and removes a container whose task runs.
-pub(crate) fn remove(world: &World, id: &str) -> Result<()> {
-    world.ctr(&format!("tasks rm --force {id}"))?;
-    world.ctr(&format!("containers rm {id}"))?;
-    Ok(())
-}
-
 with_both_ctrs! {
     fn streams_and_status(world) {
         let output = world.try_ctr(&format!("run --rm {IMAGE} one sh -c 'echo out; echo err >&2; exit 42'"))?;
@@ -63,7 +56,7 @@ with_both_ctrs! {
         let pid: i32 = fs::read_to_string(&file)?.trim().parse()?;
         ensure!(e2e::process::runs(pid));
         for id in ["one", "two"] {
-            remove(world, id)?;
+            world.remove(id)?;
         }
         Ok(())
     }
@@ -157,7 +150,7 @@ with_both_ctrs! {
             let text = world.ctr("tasks metrics one")?;
             ensure!(text.contains("33554432"), "{text}");
         }
-        remove(world, "one")?;
+        world.remove("one")?;
         // More than the limit: killed.
         let output = world.try_ctr(&format!(
             "run --rm --memory-limit 8388608 {IMAGE} one sh -c 'dd if=/dev/zero of=/dev/null bs=64M count=1'"
@@ -200,7 +193,7 @@ with_both_ctrs! {
         world.ctr(&format!("run -d --runc-root {} {IMAGE} one sleep 1000", root.display()))?;
         let state = world.inside(&root).join(world.namespace()).join("one/state.json");
         ensure!(state.is_file(), "no {}", state.display());
-        remove(world, "one")?;
+        world.remove("one")?;
         let log = world.path("files/one.log");
         world.ctr(&format!("run -d --log-uri file://{} {IMAGE} one sh -c 'echo logged; echo more >&2'", log.display()))?;
         e2e::wait::until("the log", || {
@@ -208,7 +201,7 @@ with_both_ctrs! {
             ensure!(text.contains("logged\n") && text.contains("more\n"), "{text}");
             Ok(())
         })?;
-        remove(world, "one")?;
+        world.remove("one")?;
         Ok(())
     }
 }
@@ -231,7 +224,7 @@ mod crun {
             .join("one");
         ensure!(state.join("status").is_file(), "crun keeps no state in {}", state.display());
         ensure!(world.ctr("tasks exec --exec-id e one echo again")? == "again\n");
-        remove(world, "one")?;
+        world.remove("one")?;
         let error = world.ctr_fails(&format!("run --rm --runc-binary crun {IMAGE} one nothing"))?;
         ensure!(error.contains("nothing"), "{error}");
         let error =

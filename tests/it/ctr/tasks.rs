@@ -4,23 +4,12 @@ use anyhow::{Result, ensure};
 use e2e::world::IMAGE;
 use e2e::{Table, World, image, process, wait};
 
-use super::run::remove;
 use crate::with_both_ctrs;
 
 /// Starts the container `one` that runs `command`.
 fn start(world: &World, command: &str) -> Result<i32> {
     world.ctr(&format!("run -d {IMAGE} one {command}"))?;
-    let table = Table::parse(&world.ctr("tasks ls")?)?;
-    Ok(table.cell("one", "PID")?.parse()?)
-}
-
-/// Waits until the task has that status.
-fn until_status(world: &World, status: &str) -> Result<()> {
-    wait::until(&format!("the task to be {status}"), || {
-        let table = Table::parse(&world.ctr("tasks ls")?)?;
-        ensure!(table.cell("one", "STATUS")? == status, "{table:?}");
-        Ok(())
-    })
+    Ok(world.task("one")?.pid)
 }
 
 with_both_ctrs! {
@@ -37,7 +26,7 @@ with_both_ctrs! {
         })?;
         let error = world.ctr_fails("tasks ps nothing")?;
         ensure!(error.contains("not found"), "{error}");
-        remove(world, "one")
+        world.remove("one")
     }
 
     fn start_what_was_created(world) {
@@ -69,7 +58,7 @@ with_both_ctrs! {
         let error = world.ctr_fails("tasks kill -s NOTHING one")?;
         ensure!(!error.is_empty());
         world.ctr("tasks kill -s KILL one")?;
-        until_status(world, "STOPPED")?;
+        world.until_task("one", "STOPPED")?;
         let error = world.try_ctr("tasks kill one")?;
         ensure!(error.status == 0 || error.stderr.contains("not found") || error.stderr.contains("already finished"), "{error}");
         // The exit status of the task is the client's.
@@ -85,7 +74,7 @@ with_both_ctrs! {
         start(world, "sh -c 'trap \"exit 9\" TERM; echo > /ready; while :; do sleep 0.1; done'")?;
         wait::until("the trap to be set", || world.ctr(&format!("tasks exec --exec-id {} one test -e /ready", unique())))?;
         world.ctr("tasks kill one")?;
-        until_status(world, "STOPPED")?;
+        world.until_task("one", "STOPPED")?;
         let output = world.try_ctr("tasks rm one")?;
         ensure!(output.status == 9 || output.stderr.contains('9'), "{output}");
         world.ctr("containers rm one")?;
@@ -95,8 +84,8 @@ with_both_ctrs! {
     fn kill_all(world) {
         start(world, "sh -c 'sleep 1000 & sleep 1000'")?;
         world.ctr("tasks kill --all -s KILL one")?;
-        until_status(world, "STOPPED")?;
-        remove(world, "one")
+        world.until_task("one", "STOPPED")?;
+        world.remove("one")
     }
 
     fn exec(world) {
@@ -125,7 +114,7 @@ with_both_ctrs! {
             ensure!(Table::parse(&world.ctr("tasks ps one")?)?.rows.len() == 1);
             Ok(())
         })?;
-        remove(world, "one")?;
+        world.remove("one")?;
         world.forgive_fifos()
     }
 
@@ -141,21 +130,21 @@ with_both_ctrs! {
         terminal.type_in("\u{3}")?;
         let (status, shown) = terminal.wait()?;
         ensure!(status == 130, "{status}: {shown}");
-        remove(world, "one")
+        world.remove("one")
     }
 
     fn pause_and_resume(world) {
         start(world, "sleep 1000")?;
         world.ctr("tasks pause one")?;
-        ensure!(Table::parse(&world.ctr("tasks ls")?)?.cell("one", "STATUS")? == "PAUSED");
+        ensure!(world.task("one")?.status == "PAUSED");
         let error = world.ctr_fails("tasks exec --exec-id a one true")?;
         ensure!(error.contains("paused"), "{error}");
         world.ctr("tasks resume one")?;
-        ensure!(Table::parse(&world.ctr("tasks ls")?)?.cell("one", "STATUS")? == "RUNNING");
+        ensure!(world.task("one")?.status == "RUNNING");
         ensure!(world.ctr("tasks exec --exec-id a one echo on")? == "on\n");
         let error = world.ctr_fails("tasks pause nothing")?;
         ensure!(error.contains("not found"), "{error}");
-        remove(world, "one")?;
+        world.remove("one")?;
         world.forgive_fifos()
     }
 
@@ -172,7 +161,7 @@ with_both_ctrs! {
         ensure!(json["pids"]["current"] == 1, "{json}");
         let error = world.ctr_fails("tasks metrics nothing")?;
         ensure!(error.contains("not found"), "{error}");
-        remove(world, "one")
+        world.remove("one")
     }
 
     fn attach(world) {

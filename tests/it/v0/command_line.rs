@@ -10,7 +10,7 @@ use api_grpc::health::{HealthCheckRequest, HealthClient, ServingStatus};
 use api_grpc::v0;
 use api_grpc::v0::api_client::ApiClient;
 use e2e::v0::{Old, connect, until_exit};
-use e2e::world::Options;
+use e2e::world::{Options, check_without_daemon};
 use e2e::{Maker, World, process, wait};
 use rustix::process::Signal;
 use tonic::transport::Endpoint;
@@ -147,16 +147,10 @@ fn body(world: &World) -> Result<()> {
 
 #[test]
 fn the_command_line_of_0_2() {
-    let options = Options::new(Maker::Forky);
-    let world = options.and_then(World::without_daemon);
-    let outcome = world.and_then(|world| {
+    check_without_daemon(Options::new(Maker::Forky), |world| {
         if !world.is_ours() {
             skip!("containerd of today has no such command line");
         }
-        body(&world)?;
-        world.assert_clean()
+        body(world)
     });
-    if let Err(error) = outcome {
-        panic!("{error:?}");
-    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use api_grpc::v0;
 use api_grpc::v0::api_client::ApiClient;
-use e2e::world::Options;
+use e2e::world::{Options, check_without_daemon};
 use e2e::{Maker, World, process, wait};
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -154,15 +154,10 @@ fn body(world: &World) -> Result<()> {
 
 #[test]
 fn tcp_with_tls() {
-    let world = Options::new(Maker::Forky).and_then(World::without_daemon);
-    let outcome = world.and_then(|world| {
+    check_without_daemon(Options::new(Maker::Forky), |world| {
         if !world.is_ours() {
             skip!("containerd of today has no such command line");
         }
-        body(&world)?;
-        world.assert_clean()
+        body(world)
     });
-    if let Err(error) = outcome {
-        panic!("{error:?}");
-    }
 }
