@@ -111,8 +111,13 @@ impl Fuzzer {
         say("building the fuzz targets, with counters of coverage");
         let sources = repository().join("fuzz/cargo-fuzz");
         let folder = target_dir().join("fuzz");
-        // The same versions of everything as in the programs.
-        fs::copy(repository().join("Cargo.lock"), sources.join("Cargo.lock"))?;
+        // The same versions of everything as in the programs; cargo adds what libFuzzer needs.
+        let (from, to) = (repository().join("Cargo.lock"), sources.join("Cargo.lock"));
+        let modified =
+            |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        if modified(&to) <= modified(&from) {
+            fs::copy(from, to)?;
+        }
         let triple = triple()?;
         let mut command = cargo();
         // With a named triple, what runs while building is compiled without the counters.
