@@ -2,7 +2,10 @@
 //! is cut. What was acknowledged is there, what is there is whole, and nothing else is left.
 //!
 //! The points are found in the source: `failpoint::hit("name")`. One that no step here reaches fails
-//! the test, so a new one needs a step.
+//! the test, so a new one needs a step. Those of snapshotters over devices and images are in
+//! `devices`.
+
+mod devices;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -35,7 +38,7 @@ fn points() -> Result<BTreeSet<String>> {
         .values()
         .flat_map(|text| points_in(text))
         // Documentation speaks of a place and a what.
-        .filter(|name| *name != "place.what")
+        .filter(|name| *name != "place.what" && !devices::is_point(name))
         .map(str::to_owned)
         .collect();
     ensure!(points.len() > 20, "the source has moved: {points:?}");
@@ -64,16 +67,6 @@ const ELSEWHERE: [(&str, &str, &str); 6] = [
         "store/bolt/tests/it/damage.rs",
         "a_torn_meta_falls_back_to_the_other_one",
     ),
-];
-
-/// Files whose marks nothing stops at yet: snapshots on devices and in images. A file leaves this list
-/// with its first failpoint.
-const OWED: [&str; 5] = [
-    "store/diff/src/erofs.rs",
-    "store/snapshot/src/blockfile.rs",
-    "store/snapshot/src/btrfs.rs",
-    "store/snapshot/src/devmapper.rs",
-    "store/snapshot/src/erofs.rs",
 ];
 
 /// How many lines after a mark its failpoint may be.
@@ -138,7 +131,7 @@ fn every_mark_has_a_point_at_which_something_stops() -> Result<()> {
             if let Some((_, proof, test)) = ELSEWHERE.iter().find(|(file, ..)| file == name) {
                 let proof = fs::read_to_string(top.join(proof))?;
                 ensure!(proof.contains(&format!("fn {test}(")), "{name}: there is no test {test}");
-            } else if !OWED.contains(&name.as_str()) {
+            } else {
                 without.push(format!("{name}:{}:{mark}", at + 1));
             }
             excused.insert(name.as_str());
@@ -146,7 +139,7 @@ fn every_mark_has_a_point_at_which_something_stops() -> Result<()> {
     }
     ensure!(marks > 30, "the source has moved: {marks} marks");
     ensure!(without.is_empty(), "marks without a point:\n{}", without.join("\n"));
-    for file in ELSEWHERE.iter().map(|(file, ..)| *file).chain(OWED) {
+    for (file, ..) in ELSEWHERE {
         ensure!(excused.contains(file), "{file} needs no excuse any more");
     }
     Ok(())
@@ -171,9 +164,14 @@ fn ended(world: &World) -> bool {
 /// when the daemon does. With a daemon that lives, each step has to work at its second try, and
 /// the first may only fail because the disk is full.
 fn life(world: &World) -> Result<()> {
+    life_on(world, "")
+}
+
+/// The same with the options `on`, which name a snapshotter.
+fn life_on(world: &World, on: &str) -> Result<()> {
     let archive = image::small()?;
-    let import = format!("images import {}", archive.display());
-    let make = format!("containers create {IMAGE} c1 /bin/true");
+    let import = format!("images import {on} {}", archive.display());
+    let make = format!("containers create {on} {IMAGE} c1 /bin/true");
     let remove = format!("images rm --sync {IMAGE}");
     for line in [&import, &make, "containers rm c1", &remove, "leases create --id last"] {
         step(world, line)?;
@@ -330,22 +328,29 @@ pub(crate) fn check_files(world: &World, good: &BTreeMap<String, String>) -> Res
 
 /// After a restart everything works, and a collection leaves nothing.
 pub(crate) fn check_service(world: &World) -> Result<()> {
-    let checked = world.ctr("images check")?;
+    check_service_on(world, "")?;
+    nothing_in(&world.inside(&world.root()).join(OVERLAY).join("snapshots"))
+}
+
+/// The same with the options `on`, which name a snapshotter, but for what that leaves.
+fn check_service_on(world: &World, on: &str) -> Result<()> {
+    let checked = world.ctr(&format!("images check {on}"))?;
     for line in checked.lines().skip(1) {
         ensure!(line.contains("complete ("), "an image lost content: {line}");
     }
-    world.import(&image::small()?)?;
-    let checked = world.ctr("images check")?;
+    let archive = image::small()?;
+    world.ctr(&format!("images import {on} {} {}", world.local(), archive.display()))?;
+    let checked = world.ctr(&format!("images check {on}"))?;
     ensure!(checked.contains("complete (") && checked.contains("true"), "{checked}");
-    world.ctr(&format!("containers create {IMAGE} c2 /bin/true"))?;
+    world.ctr(&format!("containers create {on} {IMAGE} c2 /bin/true"))?;
     for id in world.ctr("containers ls -q")?.split_whitespace() {
         world.ctr(&format!("containers rm {id}"))?;
     }
-    for key in world.ctr("snapshots ls")?.lines().skip(1) {
+    for key in world.ctr(&format!("snapshots {on} ls"))?.lines().skip(1) {
         // Of containers whose record the crash took.
         if let (Some(key), true) = (key.split_whitespace().next(), key.contains("Active")) {
             // The collector may come first.
-            if let Err(error) = world.try_ctr(&format!("snapshots rm {key}"))?.ok() {
+            if let Err(error) = world.try_ctr(&format!("snapshots {on} rm {key}"))?.ok() {
                 ensure!(format!("{error:#}").contains("not found"), "{error:#}");
             }
         }
@@ -359,26 +364,25 @@ pub(crate) fn check_service(world: &World) -> Result<()> {
     give_up_the_ingest(world)?;
     world.ctr("leases create --id collect")?;
     world.ctr("leases rm --sync collect")?;
-    let snapshots = world.ctr("snapshots ls")?;
+    let snapshots = world.ctr(&format!("snapshots {on} ls"))?;
     ensure!(snapshots.lines().count() == 1, "{snapshots}");
-    let root = world.inside(&world.root());
-    for folder in [
-        root.join(CONTENT).join("blobs/sha256"),
-        root.join(CONTENT).join("ingest"),
-        root.join(OVERLAY).join("snapshots"),
-    ] {
-        wait::until("the collection to take everything", || {
-            let left: Vec<_> = fs::read_dir(&folder)
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|entry| entry.file_name())
-                .collect();
-            ensure!(left.is_empty(), "{}: {left:?}", folder.display());
-            Ok(())
-        })?;
-    }
-    Ok(())
+    let content = world.inside(&world.root()).join(CONTENT);
+    nothing_in(&content.join("blobs/sha256"))?;
+    nothing_in(&content.join("ingest"))
+}
+
+/// A collection leaves nothing in `folder`.
+fn nothing_in(folder: &Path) -> Result<()> {
+    wait::until("the collection to take everything", || {
+        let left: Vec<_> = fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        ensure!(left.is_empty(), "{}: {left:?}", folder.display());
+        Ok(())
+    })
 }
 
 /// What the trees of the image are like, from a world where nothing goes wrong.
@@ -503,9 +507,35 @@ fn for_all_points(
     }
 }
 
+/// Whoever does without has layers that are flushed at the kernel's leisure.
+#[test]
+fn layers_are_not_flushed_where_sync_fs_is_off() {
+    let outcome: Result<()> = (|| {
+        let Some(options) = options()? else { skip!("failpoints are in our daemon alone") };
+        for sync_fs in [true, false] {
+            let table = "[plugins.\"io.containerd.service.v1.diff-service\"]\n";
+            let tables = format!("{table}  sync_fs = {sync_fs}\n");
+            let world = World::without_daemon(Options { tables, ..options.clone() })?;
+            fs::write(world.path(PLAN), "diff.layer.sync:1=abort")?;
+            world.start()?;
+            let imported = world.import(&image::small()?).is_ok();
+            ensure!(imported != sync_fs, "sync_fs = {sync_fs}\n{}", world.log());
+        }
+        Ok(())
+    })();
+    if let Err(error) = outcome {
+        panic!("{error:?}");
+    }
+}
+
 /// Cuts the power of the file system at the root of `world`: what was not synced is gone. Then the
 /// machine starts again.
 fn cut_power(world: &World) -> Result<()> {
+    cut_power_and(world, || {})
+}
+
+/// The same, where `release` lets go of devices that are on the disk.
+fn cut_power_and(world: &World, release: impl FnOnce()) -> Result<()> {
     let root = world.root().display().to_string();
     // EXT4_IOC_SHUTDOWN, which has the number of XFS_IOC_GOINGDOWN, without flushing the journal.
     let shutdown = "open(my $d, '<', $ARGV[0]) or die \"open: $!\"; my $how = pack('L', 2); \
@@ -514,7 +544,16 @@ fn cut_power(world: &World) -> Result<()> {
     if !ended(world) {
         world.kill_daemon()?;
     }
-    world.run("umount", &[&root])?;
+    let table = world.run("cat", &["/proc/self/mountinfo"])?;
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    let inner = |point: &&str| *point != root && Path::new(point).starts_with(&root);
+    let inner: Vec<&str> = points.filter(inner).collect();
+    for point in inner.iter().rev() {
+        world.run("umount", &[point])?;
+    }
+    release();
+    // A loop device on the disk is let go of a moment after its last mount.
+    wait::until("the disk to be free", || world.run("umount", &[&root]))?;
     mount_disk(world)?;
     // Another boot.
     let marker = world.inside(&world.root()).join("last-start");

@@ -1,16 +1,21 @@
 //! Containers on every snapshotter whose file system this kernel has, and mounts that are activated.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use api_grpc::diff::ApplyRequest;
+use api_grpc::diff::diff_client::DiffClient;
 use api_grpc::images::{Image, UpdateImageRequest};
 use api_grpc::leases::{CreateRequest, DeleteRequest};
 use api_grpc::mounts::mounts_client::MountsClient;
 use api_grpc::mounts::{ActivateRequest, DeactivateRequest, InfoRequest};
+use api_grpc::snapshots::MountsRequest;
+use api_grpc::snapshots::snapshots_client::SnapshotsClient;
 use api_shim::types;
-use e2e::world::{IMAGE, Options, check};
+use e2e::world::{IMAGE, Options, check, check_empty};
 use e2e::{Maker, Table, World, image, wait};
 
 use crate::skip;
@@ -36,7 +41,7 @@ fn reason(text: &str) -> Result<Option<String>> {
 }
 
 /// Why the file system cannot be had here, if it cannot.
-fn lacking(kind: &str) -> Result<Option<String>> {
+pub(crate) fn lacking(kind: &str) -> Result<Option<String>> {
     load(kind);
     let known = fs::read_to_string("/proc/filesystems")?;
     if !known.lines().any(|line| line.split_whitespace().last() == Some(kind)) {
@@ -188,33 +193,55 @@ fn on_erofs_with_a_size() -> Result<()> {
     Ok(())
 }
 
-/// Layers become images without being unpacked first.
-#[test]
-fn on_erofs_with_its_differ() -> Result<()> {
+/// Why the differ for erofs cannot work here, if it cannot.
+pub(crate) fn lacking_erofs_differ() -> Result<Option<String>> {
     if let Some(reason) = lacking("erofs")? {
-        skip!("{reason}");
+        return Ok(Some(reason));
     }
     let help = Command::new("mkfs.erofs").arg("--help").output()?;
     let text = [help.stdout, help.stderr].concat();
-    if !String::from_utf8_lossy(&text).contains("--tar=")
-        && let Some(reason) = reason("this mkfs.erofs does not read tars")?
-    {
+    if String::from_utf8_lossy(&text).contains("--tar=") {
+        return Ok(None);
+    }
+    reason("this mkfs.erofs does not read tars")
+}
+
+/// Has the differ for erofs tried first.
+pub(crate) const EROFS_DIFFER: &str =
+    "[plugins.\"io.containerd.service.v1.diff-service\"]\n  default = [\"erofs\", \"walking\"]\n";
+
+/// Layers become images without being unpacked first.
+#[test]
+fn on_erofs_with_its_differ() -> Result<()> {
+    if let Some(reason) = lacking_erofs_differ()? {
         skip!("{reason}");
     }
-    let differs = "[plugins.\"io.containerd.service.v1.diff-service\"]\n  default = [\"erofs\", \"walking\"]\n";
-    containers_on("erofs", &(table("erofs", "") + differs), |_| Ok(None));
+    containers_on("erofs", &(table("erofs", "") + EROFS_DIFFER), |_| Ok(None));
+    Ok(())
+}
+
+/// Layers become an index with the tar behind it.
+#[test]
+fn on_erofs_with_its_differ_and_tars() -> Result<()> {
+    if let Some(reason) = lacking_erofs_differ()? {
+        skip!("{reason}");
+    }
+    let index = "[plugins.\"io.containerd.differ.v1.erofs\"]\n  enable_tar_index = true\n";
+    containers_on("erofs", &(table("erofs", "") + index + EROFS_DIFFER), |_| Ok(None));
     Ok(())
 }
 
 /// A pool of thin devices on two loop devices, with the devices that are made in it.
-struct ThinPool {
+pub(crate) struct ThinPool {
     name: String,
     loops: Vec<String>,
-    folder: tempfile::TempDir,
 }
 
+/// The files below a pool, and their sizes.
+const POOL: [(&str, u64); 2] = [("pool.meta", 16 << 20), ("pool.data", DISK)];
+
 /// Makes device nodes itself where no udev runs.
-fn dmsetup(arguments: &[&str]) -> Result<String> {
+pub(crate) fn dmsetup(arguments: &[&str]) -> Result<String> {
     let mut command = Command::new("dmsetup");
     if !Path::new("/run/udev/control").exists() {
         command.env("DM_DISABLE_UDEV", "1");
@@ -225,16 +252,26 @@ fn dmsetup(arguments: &[&str]) -> Result<String> {
 }
 
 impl ThinPool {
-    fn new() -> Result<ThinPool> {
-        let folder = tempfile::tempdir_in("/dev/shm")?;
-        let name = format!("ironhull-e2e-{}", std::process::id());
-        let mut pool = ThinPool { name, loops: Vec::new(), folder };
-        for (part, size) in [("meta", 16 << 20), ("data", DISK)] {
-            let path = pool.folder.path().join(part);
-            fs::File::create(&path)?.set_len(size)?;
-            let output = Command::new("losetup").args(["--show", "-f"]).arg(&path).output()?;
-            ensure!(output.status.success(), "{output:?}");
-            pool.loops.push(String::from_utf8(output.stdout)?.trim().to_owned());
+    /// A name for pools of this process.
+    pub(crate) fn name(part: &str) -> String {
+        format!("ironhull-{part}-{}", std::process::id())
+    }
+
+    /// Makes the files of an empty pool in `folder`.
+    pub(crate) fn format(folder: &Path) -> Result<()> {
+        for (part, size) in POOL {
+            fs::File::create(folder.join(part))?.set_len(size)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the devices of the pool in `folder`, as the processes of `world` see it.
+    pub(crate) fn open(name: &str, world: &World, folder: &Path) -> Result<ThinPool> {
+        let mut pool = ThinPool { name: name.to_owned(), loops: Vec::new() };
+        for (part, _) in POOL {
+            let path = folder.join(part).display().to_string();
+            let device = world.run("losetup", &["--show", "-f", &path])?;
+            pool.loops.push(device.trim().to_owned());
         }
         let table = format!(
             "0 {} thin-pool {} {} 128 32768 1 skip_block_zeroing",
@@ -246,8 +283,16 @@ impl ThinPool {
         Ok(pool)
     }
 
+    /// Blocks of data that are in use.
+    pub(crate) fn used(&self) -> Result<String> {
+        // `0 <sectors> thin-pool <transaction> <metadata> <used>/<all data blocks> ...`
+        let status = dmsetup(&["status", &self.name])?;
+        let used = status.split_whitespace().nth(5).and_then(|used| used.split('/').next());
+        Ok(used.with_context(|| format!("no status of a pool: {status}"))?.to_owned())
+    }
+
     /// The devices of its snapshots.
-    fn devices(&self) -> Result<Vec<String>> {
+    pub(crate) fn devices(&self) -> Result<Vec<String>> {
         let list = dmsetup(&["ls"])?;
         let names = list.lines().filter_map(|line| line.split_whitespace().next());
         let prefix = format!("{}-snap-", self.name);
@@ -266,19 +311,98 @@ impl Drop for ThinPool {
     }
 }
 
-#[test]
-fn on_devmapper() -> Result<()> {
+/// Why there can be no pool of thin devices here, if there cannot.
+pub(crate) fn lacking_devmapper() -> Result<Option<String>> {
     load("dm-thin-pool");
     load("loop");
-    if !fs::read_to_string("/proc/misc")?.contains("device-mapper")
-        && let Some(reason) = reason("this kernel has no device-mapper")?
-    {
+    if fs::read_to_string("/proc/misc")?.contains("device-mapper") {
+        return Ok(None);
+    }
+    reason("this kernel has no device-mapper")
+}
+
+#[test]
+fn on_devmapper() -> Result<()> {
+    if let Some(reason) = lacking_devmapper()? {
         skip!("{reason}");
     }
-    let pool = ThinPool::new()?;
-    let more = format!("  pool_name = {:?}\n  base_image_size = \"64MB\"\n", pool.name);
-    containers_with("devmapper", &table("devmapper", &more), |_| Ok(None), || pool.devices());
+    let name = ThinPool::name("containers");
+    let more = format!("  pool_name = {name:?}\n  base_image_size = \"64MB\"\n");
+    let pool = RefCell::new(None);
+    let setup = |world: &World| {
+        let folder = world.path("files");
+        ThinPool::format(&folder)?;
+        *pool.borrow_mut() = Some(ThinPool::open(&name, world, &folder)?);
+        Ok(None)
+    };
+    let left = || pool.borrow().as_ref().context("no pool")?.devices();
+    containers_with("devmapper", &table("devmapper", &more), setup, left);
     Ok(())
+}
+
+/// Clients see why.
+#[test]
+fn one_that_cannot_work_here_is_skipped_with_the_reason() {
+    let options =
+        Options::new(Maker::Bookworm).map(|options| options.pair(Maker::Ours, Maker::Ours));
+    check_empty(options, |world| {
+        for (id, reason) in [
+            ("btrfs", "must be a btrfs filesystem to be used with the btrfs snapshotter"),
+            ("blockfile", "no scratch file generator"),
+            ("devmapper", "devmapper not configured"),
+        ] {
+            let text = world.ctr(&format!("plugins ls -d id=={id}"))?;
+            ensure!(text.contains("skip plugin") && text.contains(reason), "{text}");
+        }
+        Ok(())
+    });
+}
+
+/// A layer of a type that only a program of the configuration can read.
+#[test]
+fn layers_pass_through_configured_programs() {
+    let options = Options::new(Maker::Bookworm).map(|options| Options {
+        tables: "[stream_processors.\"test.open\"]\n  accepts = [\"application/x-sealed\"]\n  returns = \"application/vnd.oci.image.layer.v1.tar\"\n  path = \"tail\"\n  args = [\"-c\", \"+8\"]\n".to_owned(),
+        ..options.pair(Maker::Ours, Maker::Ours)
+    });
+    check_empty(options, |world| {
+        let mut archive = tar::Builder::new(b"SEALED ".to_vec());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(5);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "file", &b"whole"[..])?;
+        let sealed = archive.into_inner()?;
+        let digest = image::digest(&sealed);
+        let line = format!("content ingest --expected-digest {digest} sealed");
+        world.ctr_with_input(&line, Some(&sealed))?.ok()?;
+        world.ctr("snapshots prepare layer")?;
+        let client = world.client()?;
+        let mut snapshots = SnapshotsClient::new(client.channel());
+        let request =
+            MountsRequest { snapshotter: "overlayfs".to_owned(), key: "layer".to_owned() };
+        let mounts = client.block_on(snapshots.mounts(client.request(request)))?.into_inner();
+        let apply = |media_type: &str| {
+            let request = ApplyRequest {
+                diff: Some(types::Descriptor {
+                    media_type: media_type.to_owned(),
+                    digest: digest.clone(),
+                    size: i64::try_from(sealed.len())?,
+                    ..types::Descriptor::default()
+                }),
+                mounts: mounts.mounts.clone(),
+                ..ApplyRequest::default()
+            };
+            let mut differ = DiffClient::new(client.channel());
+            Ok::<_, anyhow::Error>(client.block_on(differ.apply(client.request(request))))
+        };
+        let status = apply("application/x-other")?.err().context("nobody can read it")?;
+        ensure!(status.code() == tonic::Code::Unimplemented, "{status}");
+        let applied = apply("application/x-sealed")??.into_inner().applied.context("nothing")?;
+        ensure!(applied.digest == image::digest(&sealed[b"SEALED ".len()..]), "{applied:?}");
+        let path = Path::new(&mounts.mounts[0].source).join("file");
+        ensure!(fs::read_to_string(path)? == "whole");
+        world.ctr("snapshots rm layer").map(drop)
+    });
 }
 
 #[test]

@@ -31,7 +31,11 @@ const VARIABLE: &str = "IRONHULL_MACHINE";
 /// of snapshotters are for its kernel, which has devices and quotas that others lack, and for its
 /// newer programs.
 const TESTS: [(&str, &str); 2] = [
-    ("tests", "cgroup_v2:: snapshotters::on_devmapper snapshotters::on_erofs_with_its_differ"),
+    (
+        "tests",
+        "cgroup_v2:: snapshotters::on_devmapper snapshotters::on_erofs_with_its_differ \
+         durability::devices::on_devmapper durability::devices::on_erofs_with_its_differ",
+    ),
     ("store/snapshot", "disks::devmapper disks::overlay_quota"),
 ];
 

@@ -1,6 +1,7 @@
 //! The differ that makes erofs images of layers, where the erofs snapshotter asks for them.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -30,15 +31,17 @@ const SHOWN_OUTPUT: u64 = 4096;
 #[derive(Clone, Debug)]
 pub struct ErofsDiffer {
     options: Vec<String>,
+    tar_index: bool,
     processors: Processors,
 }
 
 impl ErofsDiffer {
-    /// A differ that gives `options` to `mkfs.erofs`.
+    /// A differ that gives `options` to `mkfs.erofs`. With `tar_index` an image is an index and,
+    /// behind it, the tar as it is; else the files are laid out anew.
     ///
     /// # Errors
     /// NotImplemented if the program is missing or cannot read tars: the plugin is skipped. Blocks.
-    pub fn open(options: Vec<String>, processors: Processors) -> Result<Self> {
+    pub fn open(options: Vec<String>, tar_index: bool, processors: Processors) -> Result<Self> {
         let help = Command::new(PROGRAM).arg("--help").stdin(Stdio::null()).output();
         let help = help.map_err(|error| {
             Error::not_implemented(format!("could not check {PROGRAM} tar mode support: {error}"))
@@ -49,7 +52,7 @@ impl ErofsDiffer {
                 "{PROGRAM} does not support tar mode (--tar option), disabling erofs differ"
             )));
         }
-        Ok(ErofsDiffer { options, processors })
+        Ok(ErofsDiffer { options, tar_index, processors })
     }
 }
 
@@ -103,7 +106,7 @@ impl Differ for ErofsDiffer {
             true => None,
             false => Some(self.processors.plan(&descriptor.media_type)?),
         };
-        let (given, extra) = (descriptor.clone(), self.options.clone());
+        let (given, extra, tar_index) = (descriptor.clone(), self.options.clone(), self.tar_index);
         with_blob(content, descriptor, move |source, cancel| {
             let image = Image::new(&folder)?;
             let made = match plan {
@@ -113,8 +116,18 @@ impl Differ for ErofsDiffer {
                 }
                 Some(plan) => {
                     let mut stream = plan.start(source, &options.payloads)?;
-                    let made = image.convert(&mut stream, plan.compression, &extra, cancel)?;
+                    let tar = tar_index.then(|| image.tar()).transpose()?;
+                    let made = image.convert(
+                        &mut stream,
+                        plan.compression,
+                        &extra,
+                        tar.as_ref(),
+                        cancel,
+                    )?;
                     stream.finish()?;
+                    if let Some(tar) = tar {
+                        image.append(tar)?;
+                    }
                     uncompressed(made)
                 }
             };
@@ -158,16 +171,42 @@ impl Image {
         Ok(())
     }
 
+    /// A file without a name for the tar, on the file system of the image.
+    fn tar(&self) -> Result<File> {
+        let path = self.temporary.with_extension("tar");
+        base_fs::remove_all(&path)?;
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        let file = file.with_context(|| format!("create {}", path.display()))?;
+        std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        Ok(file)
+    }
+
+    /// Puts the tar behind its index.
+    fn append(&self, mut tar: File) -> Result<()> {
+        tar.rewind()
+            .and_then(|()| File::options().append(true).open(&self.temporary))
+            .and_then(|mut image| io::copy(&mut tar, &mut image))
+            .with_context(|| format!("append to {}", self.temporary.display()))?;
+        Ok(())
+    }
+
     fn convert(
         &self,
         source: impl Read + Send,
         compression: media::Compression,
         options: &[String],
+        mut tar: Option<&File>,
         cancel: &AtomicBool,
     ) -> Result<ApplyResult> {
+        let form: &[&str] = match tar {
+            // Data can be mapped by pages.
+            None => &["--tar=f", "-Enoinline_data"],
+            Some(_) => &["--tar=i"],
+        };
         let mut child = Command::new(PROGRAM)
-            // Whiteouts of layers become those of overlayfs; data can be mapped by pages.
-            .args(["--tar=f", "--aufs", "--quiet", "-Enoinline_data"])
+            .args(form)
+            // Whiteouts of layers become those of overlayfs.
+            .args(["--aufs", "--quiet"])
             .args(options)
             .arg(&self.temporary)
             .stdin(Stdio::piped())
@@ -194,6 +233,9 @@ impl Image {
                 if length == 0 {
                     break;
                 }
+                if let Some(tar) = &mut tar {
+                    tar.write_all(&buffer[..length]).map_err(crate::tar::TarError::from)?;
+                }
                 // A program that has seen enough, or failed: its status tells. All is hashed.
                 if let Some(open) = &mut stdin
                     && open.write_all(&buffer[..length]).is_err()
@@ -218,6 +260,8 @@ impl Image {
 
     fn settle(mut self) -> Result<()> {
         // DURABILITY: the image before its name; the snapshotter makes the name durable.
+        base_fs::failpoint::hit("erofs.differ")
+            .map_err(|errno| base_fs::Error::new("sync", &self.temporary, errno))?;
         std::fs::File::open(&self.temporary)
             .and_then(|file| file.sync_all())
             .and_then(|()| std::fs::rename(&self.temporary, &self.path))

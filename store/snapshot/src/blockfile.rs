@@ -10,7 +10,7 @@
 //! A snapshot is a copy of its parent's image, which shares blocks where the file system can.
 
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base_errors::Result;
@@ -19,7 +19,7 @@ use kernel_mount::Mount;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use crate::error::{SnapshotError, io_error};
+use crate::error::{SnapshotError, failed, io_error};
 use crate::folders::{Folders, Pending, make_private};
 use crate::local::{Backend, Local, New, delegate};
 use crate::snapshotter::{Info, Kind, Usage};
@@ -29,6 +29,8 @@ use crate::storage::{Storage, Tree};
 const MODE: u32 = 0o644;
 /// Bytes copied by one call.
 const CHUNK: u64 = 64 << 20;
+/// Bytes in memory where the kernel cannot copy.
+const BUFFER: usize = 1 << 20;
 
 /// How the snapshotter is set up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +81,7 @@ impl BlockfileSnapshotter {
                 .map_err(|error| error.context("failed to generate scratch file"))?;
             std::fs::rename(&temporary, &scratch)
                 .map_err(|error| io_error("rename", &scratch, &error))?;
+            base_fs::fsync_dir(&root)?;
         }
         let mut options = config.mount_options;
         if !options.iter().any(|option| option == "loop") {
@@ -114,6 +117,15 @@ impl Backend for Blockfile {
         Ok(Some(made.map_err(|error| error.context("failed to copy image"))?))
     }
 
+    fn placed(&self, tree: &Tree, _labels: &Labels) -> Result<()> {
+        if tree.id != tree.shown() {
+            return Ok(());
+        }
+        // DURABILITY: the image's name, before anybody hears of it.
+        base_fs::failpoint::hit("blockfile.name").map_err(failed(&self.folders.tree(tree.id)))?;
+        self.folders.sync_name(tree.id)
+    }
+
     fn mounts(&self, tree: &Tree, _labels: &Labels) -> Result<Vec<Mount>> {
         let mut options = self.options.clone();
         options.push(if tree.kind == Kind::View { "ro" } else { "rw" }.to_owned());
@@ -141,6 +153,7 @@ impl Backend for Blockfile {
     ) -> Result<(Usage, Box<dyn Send>)> {
         let path = self.folders.tree(id);
         // DURABILITY: what the loop device wrote is on the disk before the record says so.
+        base_fs::failpoint::hit("blockfile.seal").map_err(failed(&path))?;
         File::open(&path)
             .and_then(|file| file.sync_all())
             .map_err(|error| io_error("sync", &path, &error))?;
@@ -156,8 +169,11 @@ impl Backend for Blockfile {
     }
 }
 
-/// Copies an image, durably: by sharing its blocks, or else its data without its holes.
-fn copy_image(source: &Path, target: &Path) -> Result<()> {
+/// Copies an image, durably: by sharing its blocks, or else its data without its holes. Blocks.
+///
+/// # Errors
+/// Those of the files; the target must not be there.
+pub fn copy_image(source: &Path, target: &Path) -> Result<()> {
     let from = File::open(source).map_err(|error| io_error("open", source, &error))?;
     let to = File::options()
         .write(true)
@@ -170,6 +186,7 @@ fn copy_image(source: &Path, target: &Path) -> Result<()> {
         copy_data(&from, &to).map_err(fail)?;
     }
     // DURABILITY: the image, before the record that names it.
+    base_fs::failpoint::hit("blockfile.copy").map_err(failed(target))?;
     to.sync_all().map_err(|error| io_error("sync", target, &error))?;
     Ok(())
 }
@@ -189,13 +206,35 @@ fn copy_data(from: &File, to: &File) -> Result<(), Errno> {
         let (mut read, mut written) = (start, start);
         while read < end {
             let chunk = usize::try_from((end - read).min(CHUNK)).unwrap_or(usize::MAX);
-            let copied =
-                rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut written), chunk)?;
-            if copied == 0 {
-                return Err(Errno::IO);
+            match rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut written), chunk)
+            {
+                Ok(0) => return Err(Errno::IO),
+                Ok(_) => {}
+                // Between file systems, or where one of them does not know how.
+                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    copy_bytes(from, to, read, end)?;
+                    break;
+                }
+                Err(errno) => return Err(errno),
             }
         }
         at = end;
+    }
+    Ok(())
+}
+
+/// Copies the bytes from `at` to `end` through memory.
+fn copy_bytes(from: &File, to: &File, mut at: u64, end: u64) -> Result<(), Errno> {
+    let mut buffer = vec![0; BUFFER];
+    let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    while at < end {
+        let wanted = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
+        let read = from.read_at(&mut buffer[..wanted], at).map_err(errno)?;
+        if read == 0 {
+            return Err(Errno::IO);
+        }
+        to.write_all_at(&buffer[..read], at).map_err(errno)?;
+        at += u64::try_from(read).unwrap_or(0);
     }
     Ok(())
 }
@@ -206,7 +245,6 @@ mod tests {
 
     #[test]
     fn a_copy_keeps_data_and_holes() {
-        use std::os::unix::fs::FileExt as _;
         let folder = tempfile::tempdir_in("/dev/shm").expect("folder");
         let (a, b) = (folder.path().join("a"), folder.path().join("b"));
         let file = File::create(&a).expect("file");
@@ -217,5 +255,11 @@ mod tests {
         assert!(std::fs::read(&a).expect("a") == std::fs::read(&b).expect("b"));
         assert!(std::fs::metadata(&b).expect("metadata").blocks() < 100, "holes stay");
         assert!(copy_image(&a, &b).is_err(), "nothing is written over");
+        // As between file systems.
+        let c = File::create_new(folder.path().join("c")).expect("file");
+        copy_bytes(&File::open(&a).expect("a"), &c, 0, 64 << 20).expect("copy");
+        assert!(
+            std::fs::read(&a).expect("a") == std::fs::read(folder.path().join("c")).expect("c")
+        );
     }
 }

@@ -11,15 +11,16 @@
 //! A commit makes a read-only copy of the active subvolume, and removes that when it has a record.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base_errors::Result;
 use base_fs::DirFd;
 use base_ident::Labels;
 use kernel_mount::Mount;
 use rustix::fs::{Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
-use crate::error::{SnapshotError, io_error};
+use crate::error::{SnapshotError, failed, io_error};
 use crate::folders::{Folders, Pending, make_private};
 use crate::local::{Backend, Local, New, delegate};
 use crate::snapshotter::{Info, Kind, Usage};
@@ -66,7 +67,7 @@ impl BtrfsSnapshotter {
                 .mode(MODE)
                 .create(&path)
                 .map_err(|error| io_error("mkdir", &path, &error))?;
-            Ok(Folders::over(path, |path| Ok(kernel_mount::delete_subvolume(path)?)))
+            Ok(Folders::over(path, remove_volume))
         };
         let backend = Btrfs {
             device: mount.source,
@@ -117,6 +118,14 @@ impl Backend for Btrfs {
         })
     }
 
+    fn placed(&self, tree: &Tree, _labels: &Labels) -> Result<()> {
+        // DURABILITY: a subvolume's name, which no sync of a file takes with it, before anybody hears
+        // of it.
+        let path = self.folder(tree.kind).tree(tree.id);
+        base_fs::failpoint::hit("btrfs.name").map_err(failed(&path))?;
+        Ok(base_fs::sync_file_system(&path)?)
+    }
+
     fn mounts(&self, tree: &Tree, _labels: &Labels) -> Result<Vec<Mount>> {
         let path = self.folder(tree.kind).tree(tree.id);
         let mut options = vec![format!("subvolid={}", kernel_mount::subvolume_id(&path)?)];
@@ -156,11 +165,22 @@ impl Backend for Btrfs {
         self.committed.remove(id)?;
         // DURABILITY: the system call returns when the copy, with all that was written before, is
         // on the disk.
-        kernel_mount::snapshot_subvolume(&self.active.tree(id), &self.committed.tree(id), true)?;
+        let copy = self.committed.tree(id);
+        base_fs::failpoint::hit("btrfs.copy").map_err(failed(&copy))?;
+        kernel_mount::snapshot_subvolume(&self.active.tree(id), &copy, true)?;
+        // DURABILITY: two trees until the record says which one counts.
+        base_fs::failpoint::hit("btrfs.copied")
+            .map_err(failed(&copy))
+            .inspect_err(|_| self.unseal(id))?;
         Ok((usage, Box::new(hold)))
     }
 
     fn sealed(&self, id: u64) {
+        // DURABILITY: the record is there; the tree that was written to is of no use.
+        if let Err(error) = base_fs::failpoint::hit("btrfs.sealed") {
+            tracing::warn!(%error, "the subvolume stays until the next cleanup");
+            return;
+        }
         warn(self.active.remove(id));
     }
 
@@ -177,6 +197,16 @@ impl Backend for Btrfs {
             self.folder(kind).cleanup_but(storage, |other| other == kind)?;
         }
         Ok(())
+    }
+}
+
+/// Removes a subvolume, which may be read-only; or whatever else somebody has put there.
+fn remove_volume(path: &Path) -> Result<()> {
+    match kernel_mount::delete_subvolume(path) {
+        Err(error) if matches!(error.errno(), Some(Errno::INVAL | Errno::NOTDIR)) => {
+            Ok(base_fs::remove_all(path)?)
+        }
+        result => Ok(result?),
     }
 }
 

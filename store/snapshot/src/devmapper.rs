@@ -15,17 +15,18 @@ mod records;
 use std::path::PathBuf;
 
 use base_errors::{Error, Result};
+use base_fs::failpoint;
 use base_ident::Labels;
 use kernel_mount::{Mount, TempMount};
 
-use crate::error::SnapshotError;
+use crate::error::{SnapshotError, failed};
 use crate::folders::make_private;
 use crate::local::{Backend, Draft, Local, New, delegate};
 use crate::program;
 use crate::snapshotter::{Info, Kind, Usage};
 use crate::storage::{Storage, Tree};
 
-use pool::Pool;
+use pool::{Pool, Use};
 
 /// The file system of a snapshot's device; children have their parent's.
 const LABEL_FS_TYPE: &str = "containerd.io/snapshot/devmapper/fstype";
@@ -92,7 +93,9 @@ impl DevmapperSnapshotter {
         make_private(&config.root_path)?;
         let storage = Storage::open(&config.root_path.join("metadata.db"))?;
         let pool = Pool::open(&config.root_path, &config.pool_name, config.discard_blocks)?;
-        Ok(DevmapperSnapshotter { local: Local::new(storage, Devmapper { pool, config }) })
+        let backend = Devmapper { pool, config };
+        backend.settle(&storage)?;
+        Ok(DevmapperSnapshotter { local: Local::new(storage, backend) })
     }
 }
 
@@ -104,6 +107,24 @@ struct Devmapper {
 impl Devmapper {
     fn device(&self, id: u64) -> String {
         format!("{}-snap-{id}", self.config.pool_name)
+    }
+
+    /// The snapshot that a device is for, if its name is one of ours.
+    fn id(&self, device: &str) -> Option<u64> {
+        device.strip_prefix(&self.config.pool_name)?.strip_prefix("-snap-")?.parse().ok()
+    }
+
+    /// Sets right what a crash or a reboot left. Nothing else uses the pool yet.
+    fn settle(&self, storage: &Storage) -> Result<()> {
+        let kinds = storage.view(|tx| tx.kinds())?;
+        self.pool.settle(|device| match self.id(device) {
+            None => Use::Unknown,
+            Some(id) => match kinds.get(&id) {
+                None => Use::None,
+                Some(Kind::Committed) => Use::Data,
+                Some(Kind::Active | Kind::View) => Use::Device,
+            },
+        })
     }
 
     fn mount(&self, id: u64, kind: Kind, fs_type: &str) -> Mount {
@@ -225,8 +246,12 @@ impl Backend for Devmapper {
         let name = self.device(id);
         // DURABILITY: suspending writes out what the device still has in memory; the pool commits
         // its tables with it.
+        let path = self.config.root_path.join(&name);
+        failpoint::hit("devmapper.seal").map_err(failed(&path))?;
         self.pool.suspend(&name)?;
+        let stopped = failpoint::hit("devmapper.sealed").map_err(failed(&path));
         self.pool.resume(&name)?;
+        stopped?;
         Ok((self.measure(id, parent)?, Box::new(())))
     }
 
@@ -253,14 +278,8 @@ impl Backend for Devmapper {
         // is marked, or belongs to a call on its way; those are not touched.
         let devices = self.pool.devices()?;
         let ids = storage.view(|tx| tx.ids())?;
-        let prefix = self.device(0);
-        let prefix = prefix.trim_end_matches('0');
         for device in devices {
-            let known = device
-                .name
-                .strip_prefix(prefix)
-                .and_then(|id| id.parse().ok())
-                .is_some_and(|id: u64| ids.contains(&id));
+            let known = self.id(&device.name).is_some_and(|id| ids.contains(&id));
             if known || !device.is_garbage() {
                 continue;
             }

@@ -23,7 +23,8 @@ use base_errors::{Error, Result};
 use base_ident::Labels;
 use kernel_mount::{Mount, UnmountFlags};
 
-use crate::error::{SnapshotError, io_error};
+pub use self::mkfs::from_folder as make_erofs_layer;
+use crate::error::{SnapshotError, failed, io_error};
 use crate::folders::{Folders, Pending, make_private};
 use crate::labels::max_size;
 use crate::local::{Backend, Local, New, delegate};
@@ -306,6 +307,12 @@ impl Backend for Erofs {
         self.folders.begin_with(|path| self.make_folders(path, new, owner))
     }
 
+    fn placed(&self, tree: &Tree, _labels: &Labels) -> Result<()> {
+        // DURABILITY: the folders with their names, before anybody hears of them.
+        base_fs::failpoint::hit("erofs.name").map_err(failed(&self.folders.tree(tree.id)))?;
+        self.folders.sync_name(tree.id)
+    }
+
     fn mounts(&self, tree: &Tree, labels: &Labels) -> Result<Vec<Mount>> {
         let active = tree.kind == Kind::Active;
         match tree.parents.as_slice() {
@@ -377,6 +384,7 @@ impl Backend for Erofs {
         self.convert(id)?;
         let layer = self.layer(id);
         // DURABILITY: the image, by whomever it was made, and its name, before the record.
+        base_fs::failpoint::hit("erofs.seal").map_err(failed(&layer))?;
         fs::File::open(&layer)
             .and_then(|file| file.sync_all())
             .map_err(|error| io_error("sync", &layer, &error))?;
@@ -391,6 +399,11 @@ impl Backend for Erofs {
 
     /// The folder stays, as its owner is that of children; what is in it is in the image now.
     fn sealed(&self, id: u64) {
+        // DURABILITY: the record is there; what the image was made of is of no use.
+        if let Err(error) = base_fs::failpoint::hit("erofs.tidy") {
+            tracing::warn!(%error, "what a layer was made of stays until it is removed");
+            return;
+        }
         let upper = self.upper(id);
         let names = fs::read_dir(&upper).into_iter().flatten().flatten();
         let writable = self.folders.tree(id).join(WRITABLE);

@@ -148,6 +148,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(SnapshotError::from)?
 }
 
+/// What a failpoint says at `path`.
+pub(crate) fn failed(path: &std::path::Path) -> impl Fn(rustix::io::Errno) -> base_fs::Error {
+    move |errno| base_fs::Error::new("write", path, errno)
+}
+
 /// An `io::Error` with the operation and the path that it belongs to.
 pub(crate) fn io_error(
     operation: &'static str,

@@ -92,6 +92,15 @@ impl Folders {
         self.path.join(id.to_string())
     }
 
+    /// Makes the tree with this id durable, with its name; the data of its files is not. Blocks.
+    pub(crate) fn sync_name(&self, id: u64) -> Result<()> {
+        let tree = self.tree(id);
+        if tree.is_dir() {
+            base_fs::fsync_dir(&tree)?;
+        }
+        Ok(base_fs::fsync_dir(&self.path)?)
+    }
+
     fn enter(&self, name: &str) {
         *lock(&self.busy).entry(name.to_owned()).or_default() += 1;
     }
@@ -158,8 +167,8 @@ impl Folders {
             }
             let path = self.path.join(&name);
             let removed = base_fs::failpoint::hit("snapshot.folder.remove")
-                .map_err(|errno| base_fs::Error::new("remove", &path, errno))
-                .and_then(|()| base_fs::remove_all(&path));
+                .map_err(|errno| base_fs::Error::new("remove", &path, errno).into())
+                .and_then(|()| (self.remove)(&path));
             if let Err(error) = removed {
                 tracing::warn!(path = %path.display(), %error, "failed to remove directory");
             }

@@ -30,10 +30,10 @@ mod snapshotter;
 pub mod storage;
 pub mod testsuite;
 
-pub use blockfile::{BlockfileConfig, BlockfileSnapshotter};
+pub use blockfile::{BlockfileConfig, BlockfileSnapshotter, copy_image};
 pub use btrfs::BtrfsSnapshotter;
 pub use devmapper::{DevmapperConfig, DevmapperSnapshotter};
-pub use erofs::{ErofsConfig, ErofsSnapshotter};
+pub use erofs::{ErofsConfig, ErofsSnapshotter, make_erofs_layer};
 pub use error::SnapshotError;
 pub use labels::{
     LABEL_GID_MAPPING, LABEL_INHERITED_PREFIX, LABEL_MAX_SIZE, LABEL_SNAPSHOT_REF,

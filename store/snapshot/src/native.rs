@@ -14,6 +14,7 @@ use base_errors::Result;
 use base_ident::Labels;
 use kernel_mount::Mount;
 
+use crate::error::failed;
 use crate::folders::{Folders, Pending, make_private};
 use crate::local::{Backend, Local, New, delegate};
 use crate::overlay::measure;
@@ -63,6 +64,19 @@ impl Backend for Native {
             base_fs::copy_tree(self.folders.tree(parent), pending.path())?;
         }
         Ok(Some(pending))
+    }
+
+    fn placed(&self, tree: &Tree, _labels: &Labels) -> Result<()> {
+        if tree.id != tree.shown() {
+            return Ok(());
+        }
+        // DURABILITY: the copy of the parent's files, before anybody hears of it.
+        let path = self.folders.tree(tree.id);
+        base_fs::failpoint::hit("native.name").map_err(failed(&path))?;
+        if tree.parents.is_empty() {
+            return self.folders.sync_name(tree.id);
+        }
+        Ok(base_fs::sync_file_system(&path)?)
     }
 
     fn mounts(&self, tree: &Tree, _labels: &Labels) -> Result<Vec<Mount>> {

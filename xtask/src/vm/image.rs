@@ -38,6 +38,7 @@ const PACKAGES: &[&str] = &[
     "kmod",
     "libc-bin",
     "mount",
+    "perl-base",
     "procps",
     "runc",
     "sed",

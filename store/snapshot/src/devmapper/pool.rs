@@ -6,9 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use base_errors::{Class, Error, Result};
+use base_fs::failpoint;
 
 use super::dmsetup;
 use super::records::{Device, Records, State};
+use crate::error::failed;
 
 /// Tries to take away a device that is busy, and the pause between them: ten seconds, as
 /// containerd.
@@ -23,6 +25,19 @@ pub(super) struct Pool {
     discard: bool,
     /// Devices that snapshots are being made of: one at a time each.
     origins: Arc<Origins>,
+}
+
+/// What a device is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// A snapshot that is mounted.
+    Device,
+    /// A committed snapshot: its children need its data.
+    Data,
+    /// A snapshot that is not there.
+    None,
+    /// Somebody else's.
+    Unknown,
 }
 
 #[derive(Default)]
@@ -54,7 +69,7 @@ impl Drop for Origin<'_> {
 }
 
 impl Pool {
-    /// Opens the pool `name`, which exists, and sets right what a crash or a reboot left.
+    /// Opens the pool `name`, which exists.
     pub(super) fn open(root: &Path, name: &str, discard: bool) -> Result<Self> {
         dmsetup::version().map_err(|error| error.context("dmsetup not available"))?;
         let records = Records::open(&root.join(format!("{name}.db")))?;
@@ -64,41 +79,53 @@ impl Pool {
                 dmsetup::path(name)
             )));
         }
-        let pool = Pool { name: name.to_owned(), records, discard, origins: Arc::default() };
-        pool.settle()?;
-        Ok(pool)
+        Ok(Pool { name: name.to_owned(), records, discard, origins: Arc::default() })
     }
 
-    /// Devices in the middle of something are faulty; active ones are activated again.
-    fn settle(&self) -> Result<()> {
+    /// Sets right what a crash or a reboot left, by what each device is there for. To be called
+    /// before anything else uses the pool.
+    pub(super) fn settle(&self, used: impl Fn(&str) -> Use) -> Result<()> {
         for device in self.records.devices()? {
-            let done = match device.state() {
-                State::Suspended
-                | State::Resumed
-                | State::Deactivated
-                | State::Removed
-                | State::Faulty => Ok(()),
-                State::Activated if dmsetup::is_active(&device.name) => Ok(()),
-                State::Activated => {
-                    tracing::warn!(device = device.name, "device is not active, activating it");
-                    self.activate(&device)
-                }
-                state => {
-                    tracing::warn!(
-                        device = device.name,
-                        ?state,
-                        error = device.error,
-                        "device is in the middle of something, marking it as faulty"
-                    );
-                    self.records.mark_faulty(&device.name)
-                }
-            };
             // One broken device costs itself alone.
-            if let Err(error) = done {
+            if let Err(error) = self.settle_one(&device, used(&device.name)) {
                 tracing::warn!(device = device.name, %error, "device cannot be set right");
             }
         }
         Ok(())
+    }
+
+    fn settle_one(&self, device: &Device, used: Use) -> Result<()> {
+        let name = device.name.as_str();
+        match (used, device.state()) {
+            (_, State::Removed | State::Faulty) => Ok(()),
+            // Made or left by a call that did not come to its end.
+            (Use::None, state) => {
+                tracing::warn!(device = name, ?state, "device has no snapshot, removing it");
+                self.mark_removed(name)
+            }
+            (_, state @ (State::Unknown | State::Creating | State::Removing)) => {
+                tracing::warn!(
+                    device = name,
+                    ?state,
+                    error = device.error,
+                    "device is in the middle of something, marking it as faulty"
+                );
+                self.records.mark_faulty(name)
+            }
+            // Whoever uses it would wait for ever.
+            (_, State::Suspending | State::Suspended | State::Resuming)
+                if dmsetup::is_loaded(name) =>
+            {
+                tracing::warn!(device = name, "device stands still, resuming it");
+                self.resume(name)
+            }
+            (Use::Data, State::Deactivating) => self.deactivate(name, true),
+            (Use::Device, _) if !dmsetup::is_active(name) => {
+                tracing::warn!(device = name, "device is not active, activating it");
+                self.activate(device)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes down what is tried, tries it, and writes down what came of it.
@@ -113,6 +140,8 @@ impl Pool {
             .change(device, move |device| device.set_state(trying))
             .map_err(|error| error.context(format!("failed to set device {device:?} state")))?;
         let result = act();
+        // DURABILITY: what was tried, and what came of it: the next start goes by these.
+        failpoint::hit("devmapper.noted").map_err(failed(Path::new(device)))?;
         let told = result.as_ref().err().map(ToString::to_string);
         let written = self.records.change(device, move |device| match told {
             None => {
@@ -127,6 +156,7 @@ impl Pool {
     fn activate(&self, device: &Device) -> Result<()> {
         let (name, id) = (device.name.as_str(), device.device_id);
         self.transition(name, State::Activating, State::Activated, || {
+            failpoint::hit("devmapper.activate").map_err(failed(Path::new(name)))?;
             dmsetup::activate(&self.name, name, id, device.size)
         })
         .map_err(|error| {
@@ -177,7 +207,12 @@ impl Pool {
     /// Makes a device that has a record, activates it, and takes back what fails.
     fn finish(&self, device: &Device, make: impl FnOnce() -> Result<()>) -> Result<()> {
         let name = device.name.as_str();
-        if let Err(error) = self.transition(name, State::Creating, State::Created, make) {
+        let made = self.transition(name, State::Creating, State::Created, || {
+            // DURABILITY: the record of the number, before the pool has a device of it.
+            failpoint::hit("devmapper.create").map_err(failed(Path::new(name)))?;
+            make()
+        });
+        if let Err(error) = made {
             // Whether the number is in use is not known any more.
             self.mark_faulty(name);
             return Err(error);
@@ -201,6 +236,8 @@ impl Pool {
     /// Writes out what the device has in memory, and stops it.
     pub(super) fn suspend(&self, name: &str) -> Result<()> {
         self.transition(name, State::Suspending, State::Suspended, || dmsetup::suspend(name))
+            // It may stand still without a record of it; nobody would end that.
+            .inspect_err(|_| drop(dmsetup::resume(name)))
             .map_err(|error| error.context(format!("failed to suspend device {name:?}")))
     }
 
@@ -217,6 +254,7 @@ impl Pool {
             return Ok(());
         }
         self.transition(name, State::Deactivating, State::Deactivated, || {
+            failpoint::hit("devmapper.deactivate").map_err(failed(Path::new(name)))?;
             if !deferred && self.discard {
                 if dmsetup::open_count(name)? == 0 {
                     dmsetup::discard(name)?;
@@ -247,6 +285,8 @@ impl Pool {
         };
         self.deactivate(name, false)?;
         self.transition(name, State::Removing, State::Removed, || {
+            // DURABILITY: the record outlives the device, so that its number is not lost.
+            failpoint::hit("devmapper.remove").map_err(failed(Path::new(name)))?;
             match dmsetup::delete(&self.name, device.device_id) {
                 // The pool does not have it, or not any more.
                 Err(error) if error.class() == Class::NotFound => Ok(()),

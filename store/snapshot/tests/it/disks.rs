@@ -172,6 +172,44 @@ fn btrfs_subvolumes_are_containerds() {
 }
 
 #[test]
+fn btrfs_elsewhere_is_skipped_with_the_reason() {
+    in_namespace("64m", async |work| {
+        let root = work.join("root");
+        let error = BtrfsSnapshotter::open(&root).err().unwrap();
+        assert_eq!(error.class(), Class::NotImplemented, "{error}");
+        let expected = format!(
+            "path {} (tmpfs) must be a btrfs filesystem to be used with the btrfs snapshotter",
+            root.display()
+        );
+        assert_eq!(error.message(), expected);
+    });
+}
+
+#[test]
+fn overlay_without_kinds_of_entries_is_skipped_with_the_reason() {
+    if !has_kernel("ext4") || !has_program("mkfs.ext4") {
+        return;
+    }
+    in_namespace("64m", async |work| {
+        let image = work.join("disk.img");
+        fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        run("mkfs.ext4", &["-q", "-O", "^filetype", &text(&image)]);
+        let mount = Mount {
+            kind: "ext4".to_owned(),
+            source: text(&image),
+            target: String::new(),
+            options: vec!["loop".to_owned()],
+        };
+        let disk = TempMount::new(&[mount], Some(&work)).unwrap();
+        let root = disk.path().join("root");
+        let error = OverlaySnapshotter::open(overlay_config(&root)).err().unwrap();
+        assert_eq!(error.class(), Class::NotImplemented, "{error}");
+        assert!(error.message().contains("overlayfs"), "{error}");
+        disk.close().unwrap();
+    });
+}
+
+#[test]
 fn blockfile_contract() {
     if !has_program("mkfs.ext4") {
         return;

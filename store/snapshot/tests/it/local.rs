@@ -276,6 +276,34 @@ fn the_upper_folder_is_shown_if_configured() {
 }
 
 #[test]
+fn a_synchronous_removal_takes_the_folder_at_once() {
+    in_namespace("64m", async |work| {
+        for sync_remove in [false, true] {
+            let root = work.join(format!("o-{sync_remove}"));
+            let config = OverlayConfig { sync_remove, ..overlay_config(&root) };
+            let store = OverlaySnapshotter::open(config).unwrap();
+            store.prepare("a", "", Labels::new()).await.unwrap();
+            fs::write(root.join("snapshots/1/fs/file"), "x").unwrap();
+            store.remove("a").await.unwrap();
+            assert_eq!(names(&root.join("snapshots")).is_empty(), sync_remove);
+        }
+    });
+}
+
+#[test]
+fn slow_chown_lets_clients_copy_trees() {
+    in_namespace("64m", async |work| {
+        for slow_chown in [false, true] {
+            let root = work.join(format!("o-{slow_chown}"));
+            let config = OverlayConfig { slow_chown, ..overlay_config(&root) };
+            let capabilities = OverlaySnapshotter::open(config).unwrap().capabilities();
+            assert!(capabilities.contains(&"rebase"));
+            assert_eq!(capabilities.contains(&"only-remap-ids"), !slow_chown, "{capabilities:?}");
+        }
+    });
+}
+
+#[test]
 fn a_folder_that_cannot_carry_overlays_is_told() {
     in_namespace("64m", async |work| {
         // Overlayfs takes no /proc as a layer; and no folder can be made there.
