@@ -92,11 +92,17 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
     graph.register(Registration::new(types::DIFFER, "erofs", &[types::METADATA], move |context| {
         let table: ErofsTable = around.tables.take(EROFS)?;
         context.platforms.push(platform());
-        if table.enable_tar_index || table.enable_dmverity {
-            let text = "enable_tar_index and enable_dmverity are not supported";
+        if table.enable_dmverity {
+            // Images without the protection that was asked for would be worse than none.
+            let text = "enable_dmverity is not supported: layers can be protected by set_immutable \
+                        of the erofs snapshotter";
             return Err(Error::not_implemented(text).into());
         }
-        let opened = ErofsDiffer::open(table.mkfs_options, processors(&around.config));
+        let opened = ErofsDiffer::open(
+            table.mkfs_options,
+            table.enable_tar_index,
+            processors(&around.config),
+        );
         Ok(Arc::new(opened.map_err(skip_unsupported)?) as Arc<dyn Differ>)
     }));
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kernel_mount::Mount;
+
 use crate::config::Config;
 
 /// What the folders of snapshotters begin with; their name follows.
@@ -21,6 +23,8 @@ pub(super) struct Places {
     pub(super) bundles: PathBuf,
     /// Where trees may be mounted.
     pub(super) temporary: PathBuf,
+    /// The kind of file system in images of the blockfile snapshotter, and the options of its mounts.
+    blockfile: (String, Vec<String>),
 }
 
 impl Places {
@@ -42,7 +46,15 @@ impl Places {
             snapshotters,
             bundles: config.state.join("io.containerd.runtime.v2.task"),
             temporary: config.root.join("tmpmounts"),
+            blockfile: blockfile(config),
         }
+    }
+
+    /// The mount of an image of the blockfile snapshotter, to be written to.
+    pub(super) fn blockfile_mount(&self, image: &Path) -> Mount {
+        let (kind, options) = self.blockfile.clone();
+        let source = image.display().to_string();
+        Mount { kind, source, target: String::new(), options }
     }
 
     /// All databases that there are, those of snapshotters first.
@@ -68,4 +80,18 @@ pub(super) fn names(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// What the configuration says of the file systems of the blockfile snapshotter.
+fn blockfile(config: &Config) -> (String, Vec<String>) {
+    let table = config.plugins.get(&format!("{SNAPSHOTTER}blockfile"));
+    let kind = table.and_then(|table| table.get("fs_type")?.as_str()).unwrap_or_default();
+    let kind = if kind.is_empty() { "ext4" } else { kind };
+    let options = table.and_then(|table| table.get("mount_options")?.as_array());
+    let options = options.into_iter().flatten().filter_map(|option| option.as_str());
+    let own = ["loop", "rw"];
+    (
+        kind.to_owned(),
+        options.filter(|option| !own.contains(option)).chain(own).map(str::to_owned).collect(),
+    )
 }
