@@ -217,8 +217,14 @@ fn step(world: &World, line: &str) -> Result<()> {
         // Some of it was done before the disk was full.
         return match world.try_ctr(line)?.ok() {
             Ok(_) => Ok(()),
-            Err(again) if format!("{again:#}").contains("already exists") => Ok(()),
-            Err(again) if format!("{again:#}").contains("not found") => Ok(()),
+            Err(again)
+                if line.contains(" create ") && format!("{again:#}").contains("already exists") =>
+            {
+                Ok(())
+            }
+            Err(again) if line.contains(" rm ") && format!("{again:#}").contains("not found") => {
+                Ok(())
+            }
             Err(again) => Err(again.context(format!("second try of {line:?}"))),
         };
     }

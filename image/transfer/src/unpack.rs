@@ -121,7 +121,7 @@ impl Unpacking<'_> {
         let mut missing = 0;
         // From the top down: one look is enough for an image that is there.
         for (index, layer) in layers.iter().enumerate().rev() {
-            if self.exists(&layer.chain_id).await? {
+            if self.exists(&layer.chain_id).await? && self.hold(layer).await? {
                 missing = index + 1;
                 break;
             }
@@ -248,6 +248,22 @@ impl Unpacking<'_> {
         }
         let error = failure.unwrap_or_else(|| Error::already_exists("extraction snapshot"));
         Err(error.context("unable to prepare extraction snapshot"))
+    }
+
+    /// Puts a committed layer, and with it those below, into the lease of this transfer: what an
+    /// earlier one has left may be collected at any moment. False if it is gone by now.
+    async fn hold(&self, layer: &Layer) -> Result<bool> {
+        let parent = layer.parent.as_ref().map_or("", Digest::as_str);
+        match self.prepare(layer, parent).await {
+            Ok(None) => Ok(true),
+            Ok(Some((key, _))) => {
+                self.remove(&key).await;
+                Ok(false)
+            }
+            // Its parent went first.
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// How layers of this image are applied.

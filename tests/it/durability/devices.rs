@@ -389,7 +389,10 @@ impl Ground {
             skip!("failpoints are in our daemon alone")
         };
         let good = self.good(&options)?;
-        for point in self.points {
+        let only = std::env::var("IRONHULL_POINT").ok();
+        for point in
+            self.points.iter().filter(|point| only.as_ref().is_none_or(|only| point.contains(only)))
+        {
             self.stop(&options, &good, point)?;
             self.fill(&options, &good, point)?;
         }
