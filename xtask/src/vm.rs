@@ -21,8 +21,8 @@ use machine::{Job, Machine};
 /// How long a command given by hand may take.
 const LIMIT: Duration = Duration::from_secs(3600);
 
-/// How long the tests may take: they need a minute or two, and machines may be busy.
-const TESTS_LIMIT: Duration = Duration::from_secs(900);
+/// How long the tests may take: they need some minutes, and machines may be busy.
+const TESTS_LIMIT: Duration = Duration::from_secs(1500);
 
 /// Tells tests that they run in the machine, where none of its own may be skipped.
 const VARIABLE: &str = "IRONHULL_MACHINE";
