@@ -17,6 +17,7 @@ mod process;
 mod proxies;
 mod recovery;
 mod restart;
+mod rules;
 mod snapshotters;
 mod swap;
 mod userns;
