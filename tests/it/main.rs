@@ -1,6 +1,7 @@
 //! Suites with real clients, real daemons and real shims.
 
 mod bad_input;
+mod bad_tasks;
 mod cgroup_v2;
 mod checkpoint;
 mod churn;
@@ -13,6 +14,7 @@ mod docker;
 mod durability;
 mod gc;
 mod listeners;
+mod logging;
 mod process;
 mod proxies;
 mod recovery;

@@ -25,21 +25,7 @@ pub(crate) fn error(error: &Error) -> String {
     let ends = !message.is_empty()
         && error.class() != Class::Unknown
         && message.ends_with(&format!(" {}", error.class().text()));
-    without_numbers(if ends { message.to_owned() } else { error.to_string() })
-}
-
-/// Without the numbers that the standard library adds to the system's texts.
-fn without_numbers(mut text: String) -> String {
-    const MARK: &str = " (os error ";
-    while let Some(start) = text.find(MARK) {
-        let rest = &text[start + MARK.len()..];
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        if digits == 0 || rest.as_bytes().get(digits) != Some(&b')') {
-            break;
-        }
-        text.replace_range(start..start + MARK.len() + digits + 1, "");
-    }
-    text
+    if ends { message.to_owned() } else { error.to_string() }
 }
 
 /// `key=value` pairs, sorted and joined by commas; `empty` if there are none.
@@ -80,7 +66,7 @@ mod tests {
         assert_eq!(text(""), "not found");
         assert_eq!(error(&Error::unknown("exit status 1")), "exit status 1");
         let io = Error::from(std::io::Error::from_raw_os_error(libc::EPIPE)).context("write");
-        assert_eq!(error(&io), "write: Broken pipe");
+        assert_eq!(error(&io), "write: broken pipe");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Class, Coded};
+use crate::{Class, Coded, system};
 
 /// A result whose error is an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -66,7 +66,7 @@ impl Error {
     /// An error of `class`. `message` may be empty: then the class text alone is the message.
     #[must_use]
     pub fn new(class: Class, message: impl Into<String>) -> Self {
-        let mut message = message.into();
+        let mut message = system::translate(message.into());
         if class != Class::Unknown {
             // Keep the text without the class, so that it is appended exactly once.
             if message == class.text() {

@@ -10,7 +10,9 @@
 mod class;
 mod coded;
 mod error;
+mod system;
 
 pub use class::Class;
 pub use coded::Coded;
 pub use error::{Error, Result, ResultExt};
+pub use system::errno_text;

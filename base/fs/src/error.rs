@@ -93,16 +93,7 @@ pub fn errno_class(errno: Errno) -> Class {
 /// `no such file or directory`.
 #[must_use]
 pub fn errno_text(errno: Errno) -> String {
-    let full = io::Error::from(errno).to_string();
-    let text = full.split(" (os error").next().unwrap_or(&full);
-    // "RPC struct is bad" and the like keep their capitals.
-    let second_is_lower = text.chars().nth(1).is_some_and(char::is_lowercase);
-    match text.chars().next() {
-        Some(first) if second_is_lower => {
-            first.to_lowercase().chain(text.chars().skip(1)).collect()
-        }
-        _ => text.to_owned(),
-    }
+    base_errors::errno_text(errno.raw_os_error())
 }
 
 #[cfg(test)]

@@ -151,17 +151,7 @@ impl Coded for Error {
 
 /// The system's text for an error as Go writes it: lower case and without the number.
 pub(crate) fn system_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = match (error.raw_os_error(), text.rfind(" (os error ")) {
-        (Some(_), Some(end)) => &text[..end],
-        _ => &text,
-    };
-    let mut chars = text.chars();
-    match chars.next() {
-        // Keep acronyms such as "I/O error" as lower case too: Go says "input/output error".
-        Some(first) => first.to_lowercase().chain(chars).collect(),
-        None => String::new(),
-    }
+    error.raw_os_error().map_or_else(|| error.to_string(), base_errors::errno_text)
 }
 
 fn after_colon(output: &str) -> String {

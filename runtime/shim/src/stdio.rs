@@ -419,7 +419,8 @@ fn open_output(path: &str) -> Result<Sink> {
 fn append(path: &str) -> Result<Sink> {
     let named = || format!("open {path}");
     if let Some(folder) = Path::new(path).parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(folder).with_context(named)?;
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
+        made.map_err(not_a_folder).with_context(named)?;
     }
     let mut options = File::options();
     let file = options.append(true).create(true).mode(0o644).open(path).with_context(named)?;
@@ -427,6 +428,14 @@ fn append(path: &str) -> Result<Sink> {
         return Err(Error::invalid_argument(format!("{path} is a directory")));
     }
     Ok(Sink::File(file))
+}
+
+/// What is in the place of a folder does not exist already, it is none.
+fn not_a_folder(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => rustix::io::Errno::NOTDIR.into(),
+        _ => error,
+    }
 }
 
 #[cfg(test)]

@@ -78,6 +78,25 @@ struct Launched {
     log: Option<Helper>,
 }
 
+/// How a create has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// The shim has said why.
+    Told,
+    /// The shim has not answered, or nobody waits for it any more.
+    Silent,
+    /// Shim or runtime have a container of this name already, which is not this request's.
+    Foreign,
+}
+
+impl Failure {
+    fn of(error: &base_errors::Error) -> Self {
+        // Shims have no class for what runtimes say, and runtimes have these words in common.
+        let foreign = error.is_already_exists() || error.message().contains("already exists");
+        if foreign { Failure::Foreign } else { Failure::Told }
+    }
+}
+
 impl Supervisor {
     /// Creates a task and gives the pid of its init process, which waits to be started.
     ///
@@ -219,16 +238,18 @@ impl Inner {
             options,
         };
         let limit = Some(self.config.timeouts.long_call);
-        let mut answered = true;
+        let mut failure = Failure::Told;
         let created: base_errors::Result<CreateTaskResponse> = tokio::select! {
             created = launched.connection.call_any_version("Create", &message, limit) => {
                 created.map_err(|error| {
-                    answered = !error.is_timeout();
-                    error.into()
+                    let silent = error.is_timeout();
+                    let error = base_errors::Error::from(error);
+                    failure = if silent { Failure::Silent } else { Failure::of(&error) };
+                    error
                 })
             }
             _ = gone => {
-                answered = false;
+                failure = Failure::Silent;
                 Err(TaskError::Cancelled(request.id.clone()).into())
             }
         };
@@ -251,7 +272,7 @@ impl Inner {
             }
             Err(error) => {
                 operation.phase("undoing");
-                self.undo_create(&bundle, &launched, request, answered).await;
+                self.undo_create(&bundle, &launched, request, failure).await;
                 Err(error.context("failed to create shim task"))
             }
         }
@@ -349,25 +370,33 @@ impl Inner {
 
     /// After a container that could not be created, or that nobody waits for any more. A shim that
     /// has not answered may still be creating it, whatever it says about it.
+    ///
+    /// What was there before under this name stays as it is: nobody kills on doubt.
     async fn undo_create(
         &self,
         bundle: &Bundle,
         launched: &Launched,
         request: &CreateTask,
-        answered: bool,
+        failure: Failure,
     ) {
         let limit = Some(self.config.timeouts.shim_cleanup);
         let connection = &launched.connection;
-        let delete = DeleteRequest { id: bundle.id.clone(), exec_id: String::new() };
-        let deleted: Result<api_shim::task::DeleteResponse, CallError> =
-            connection.call("Delete", &delete, limit).await;
-        let mut clean = match deleted {
-            Ok(_) => true,
-            Err(error) => answered && error.is_not_found(),
+        let mut clean = match failure {
+            Failure::Foreign => true,
+            Failure::Told | Failure::Silent => {
+                let delete = DeleteRequest { id: bundle.id.clone(), exec_id: String::new() };
+                let deleted: Result<api_shim::task::DeleteResponse, CallError> =
+                    connection.call("Delete", &delete, limit).await;
+                match deleted {
+                    Ok(_) => true,
+                    Err(error) => failure == Failure::Told && error.is_not_found(),
+                }
+            }
         };
         if !launched.shared {
-            clean &= self.shut_down_shim(connection, bundle).await;
-            if !answered {
+            // One that has a container stays.
+            clean &= self.shut_down_shim(connection, bundle).await || failure == Failure::Foreign;
+            if failure == Failure::Silent {
                 self.end_silent_shim(connection, &bundle.id).await;
             }
         }
@@ -383,7 +412,9 @@ impl Inner {
         if !launched.shared {
             self.remove_dead_socket(bundle).await;
         }
-        self.remove_cgroup(bundle).await;
+        if failure != Failure::Foreign {
+            self.remove_cgroup(bundle).await;
+        }
         self.remove_bundle(bundle).await;
     }
 

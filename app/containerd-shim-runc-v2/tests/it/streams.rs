@@ -71,7 +71,7 @@ async fn fifos_that_vanish_harm_nobody() {
     };
     call!(shim, exec, exec("x")).unwrap();
     let status = call!(shim, start, shim.start_request("x")).unwrap_err();
-    assert!(status.message.contains("No such file or directory"), "{}", status.message);
+    assert!(status.message.contains("no such file or directory"), "{}", status.message);
     call!(shim, delete, shim.delete_request("x")).unwrap();
     let close = CloseIoRequest { id: "one".to_owned(), exec_id: String::new(), stdin: true };
     call!(shim, close_io, close).unwrap();
