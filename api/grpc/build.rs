@@ -68,7 +68,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .include_file("grpc.rs")
         // A channel can be put in by every caller; `connect` would collide with the rpc `Connect`.
         .service_generator(
-            tonic_prost_build::configure().build_transport(false).service_generator(),
+            tonic_prost_build::configure()
+                .build_transport(false)
+                .codec_path("crate::codec::Codec")
+                .service_generator(),
         );
     for (path, module) in shared_types(&all) {
         config.extern_path(path, module);

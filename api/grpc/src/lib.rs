@@ -8,6 +8,7 @@
 //! Servers are made by `new`, and must be given [`MAX_MESSAGE_SIZE`] for both directions. Errors
 //! become codes in [`status`], and nowhere else.
 
+pub mod codec;
 pub mod health;
 mod reflection;
 pub mod status;
