@@ -1,5 +1,7 @@
-//! `containerd.services.content.v1`. The write protocol has a module of its own.
+//! `containerd.services.content.v1`. Reads and the write protocol have modules of their own.
 
+mod read;
+mod server;
 mod write;
 
 use std::pin::Pin;
@@ -9,30 +11,26 @@ use api_grpc::content::content_server::Content;
 use api_grpc::content::{
     AbortRequest, DeleteContentRequest, Info as Message, InfoRequest, InfoResponse,
     ListContentRequest, ListContentResponse, ListStatusesRequest, ListStatusesResponse,
-    ReadContentRequest, ReadContentResponse, Status as StatusMessage, StatusRequest,
-    StatusResponse, UpdateRequest, UpdateResponse, WriteContentRequest, WriteContentResponse,
+    ReadContentRequest, Status as StatusMessage, StatusRequest, StatusResponse, UpdateRequest,
+    UpdateResponse, WriteContentRequest, WriteContentResponse,
 };
 use api_shim::events::{ContentCreate, ContentDelete};
 use base_errors::Error;
-use bytes::BytesMut;
 use futures_util::Stream;
 use store_content::{ContentReader, Info, IngestStatus, Store as _, UpdateField};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+pub use self::server::ContentRoutes;
+
+use self::read::Reading;
 use crate::Backends;
 use crate::convert::{digest, paths, required, size, status, time, timestamp, unsigned};
 use crate::request::scope;
 
 /// How many infos one message of a list holds; as containerd.
 const BLOCK: usize = 100;
-
-/// Bytes in one frame of a read; as containerd.
-const FRAME: usize = 1 << 20;
-
-/// Frames of a read that wait for the client: enough to read the disk while the socket sends.
-const FRAMES_AHEAD: usize = 2;
 
 /// Bytes under their digests.
 pub struct ContentService(pub Backends);
@@ -56,43 +54,6 @@ fn status_message(ingest: IngestStatus) -> StatusMessage {
         total: size(ingest.total),
         expected: ingest.expected.map(|digest| digest.as_str().to_owned()).unwrap_or_default(),
     }
-}
-
-/// Reads `reader` from `offset` to `end` and sends it in frames; runs outside of the reactor.
-fn send_frames(
-    reader: &dyn ContentReader,
-    mut offset: u64,
-    end: u64,
-    sender: &mpsc::Sender<Result<ReadContentResponse, Status>>,
-) -> Result<(), Status> {
-    while offset < end {
-        let want = usize::try_from(end - offset).unwrap_or(FRAME).min(FRAME);
-        let mut frame = BytesMut::zeroed(want);
-        let mut filled = 0;
-        while filled < want {
-            let at = offset + filled as u64;
-            match reader.read_at(&mut frame[filled..], at) {
-                Ok(0) => {
-                    return Err(status(Error::data_loss(format!(
-                        "content ends at {at}, not {end}"
-                    ))));
-                }
-                Ok(count) => filled += count,
-                Err(error) => {
-                    return Err(status(
-                        Error::from(error).context(format!("read content at {at}")),
-                    ));
-                }
-            }
-        }
-        let response = ReadContentResponse { offset: size(offset), data: frame.freeze() };
-        if sender.blocking_send(Ok(response)).is_err() {
-            // The client went away.
-            return Ok(());
-        }
-        offset += want as u64;
-    }
-    Ok(())
 }
 
 #[tonic::async_trait]
@@ -160,7 +121,7 @@ impl Content for ContentService {
         Ok(Response::new(()))
     }
 
-    type ReadStream = ReceiverStream<Result<ReadContentResponse, Status>>;
+    type ReadStream = Reading;
 
     async fn read(
         &self,
@@ -178,14 +139,7 @@ impl Content for ContentService {
             ))));
         }
         let end = if asked == 0 { total } else { total.min(offset.saturating_add(asked)) };
-        let (sender, receiver) = mpsc::channel(FRAMES_AHEAD);
-        // Ends with the last frame, or when the client lets go of the receiver.
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = send_frames(&*reader, offset, end, &sender) {
-                let _ = sender.blocking_send(Err(error));
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(Reading::new(reader, offset, end)))
     }
 
     async fn status(

@@ -32,7 +32,7 @@ mod version;
 
 pub use backends::{Backends, Collector, Stores};
 pub use containers::ContainersService;
-pub use content::ContentService;
+pub use content::{ContentRoutes, ContentService};
 pub use deprecation::{Deprecated, Deprecations};
 pub use diff::DiffService;
 pub use event_types::EventTypes;

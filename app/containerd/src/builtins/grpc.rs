@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use api_grpc::containers::containers_server::ContainersServer;
-use api_grpc::content::content_server::ContentServer;
 use api_grpc::diff::diff_server::DiffServer;
 use api_grpc::events::events_server::EventsServer;
 use api_grpc::images::images_server::ImagesServer;
@@ -25,10 +24,10 @@ use runtime_supervisor::Supervisor;
 use serde::{Deserialize, Serialize};
 use service_grpc::server::GrpcService;
 use service_grpc::{
-    Backends, ContainersService, ContentService, DiffService, EventTypes, EventsService,
-    ImagesService, IntrospectionService, LeasesService, MountsService, NamespacesService,
-    SandboxControllerService, SandboxStoreService, SnapshotsService, StreamingService, Streams,
-    TasksService, TransferService, VersionService,
+    Backends, ContainersService, ContentRoutes, ContentService, DiffService, EventTypes,
+    EventsService, ImagesService, IntrospectionService, LeasesService, MountsService,
+    NamespacesService, SandboxControllerService, SandboxStoreService, SnapshotsService,
+    StreamingService, Streams, TasksService, TransferService, VersionService,
 };
 use store_mount::MountManager;
 
@@ -81,7 +80,7 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
         "content",
         types::SERVICE,
         "content-service",
-        ContentServer,
+        ContentRoutes,
         ContentService
     );
     store_service!(

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use api_grpc::containers::containers_client::ContainersClient;
 use api_grpc::containers::containers_server::ContainersServer;
 use api_grpc::content::content_client::ContentClient;
-use api_grpc::content::content_server::ContentServer;
 use api_grpc::images::images_client::ImagesClient;
 use api_grpc::images::images_server::ImagesServer;
 use api_grpc::leases::leases_client::LeasesClient;
@@ -26,8 +25,8 @@ use runtime_event::Exchange;
 use service_grpc::metering::MeteringLayer;
 use service_grpc::server::{self, Dispatcher, GrpcService};
 use service_grpc::{
-    Backends, Collector, ContainersService, ContentService, ImagesService, LeasesService,
-    NamespacesService, Notifier, SandboxStoreService, SnapshotsService, Stores,
+    Backends, Collector, ContainersService, ContentRoutes, ContentService, ImagesService,
+    LeasesService, NamespacesService, Notifier, SandboxStoreService, SnapshotsService, Stores,
 };
 use store_content::{LocalStore, NamespacedContent, SharingPolicy, Store};
 use store_metadata::{Metadata, Scope};
@@ -102,7 +101,7 @@ pub(crate) async fn daemon_with(root: &Path, policy: SharingPolicy) -> Daemon {
     };
     let mut dispatcher = Dispatcher::default();
     dispatcher.add(GrpcService::new(
-        ContentServer::new(ContentService(backends.clone()))
+        ContentRoutes::new(ContentService(backends.clone()))
             .max_decoding_message_size(MAX_MESSAGE_SIZE)
             .max_encoding_message_size(MAX_MESSAGE_SIZE),
     ));
