@@ -48,9 +48,12 @@ impl Images for ImagesService {
     ) -> Result<Response<ListImagesResponse>, Status> {
         let namespace = scope(&request)?.namespace;
         let filter = Filter::parse_all(&request.get_ref().filters).map_err(status)?;
-        let images =
-            self.0.metadata.view(|tx| Ok(tx.images(&namespace, &filter)?)).map_err(status)?;
-        Ok(Response::new(ListImagesResponse { images: images.into_iter().map(message).collect() }))
+        let mut images = Vec::new();
+        self.0
+            .metadata
+            .view(|tx| Ok(tx.each_image(&namespace, &filter, |image| images.push(message(image)))?))
+            .map_err(status)?;
+        Ok(Response::new(ListImagesResponse { images }))
     }
 
     async fn create(

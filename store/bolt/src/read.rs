@@ -389,7 +389,9 @@ impl<'a> Entry<'a> {
 /// often than the file has pages.
 pub struct Iter<'a> {
     bucket: Bucket<'a>,
-    /// The way down: each place with the next child or item.
+    /// Where the iteration is, with the next child or item: no small bucket needs the stack.
+    here: Option<(Place<'a>, usize)>,
+    /// The way down to there: each branch with its next child.
     stack: Vec<(Place<'a>, usize)>,
     last: Option<&'a [u8]>,
     /// Pages that may still be visited.
@@ -400,7 +402,7 @@ pub struct Iter<'a> {
 impl<'a> Iter<'a> {
     fn new(bucket: Bucket<'a>) -> Iter<'a> {
         let budget = index(bucket.snapshot.meta.high_water);
-        Iter { bucket, stack: Vec::new(), last: None, budget, failed: None }
+        Iter { bucket, here: None, stack: Vec::new(), last: None, budget, failed: None }
     }
 
     fn push(&mut self, place: Place<'a>, at: usize) {
@@ -411,15 +413,17 @@ impl<'a> Iter<'a> {
             }
             self.budget -= 1;
         }
+        if let Some(above) = self.here.replace((place, at)) {
+            self.stack.push(above);
+        }
         if self.stack.len() >= MAX_TREE_DEPTH {
             self.fail(self.bucket.snapshot.corrupt(place.id(), "tree is too deep"));
-            return;
         }
-        self.stack.push((place, at));
     }
 
     /// Ends the iteration with `error`.
     fn fail(&mut self, error: Error) {
+        self.here = None;
         self.stack.clear();
         self.failed = Some(error);
     }
@@ -449,11 +453,11 @@ impl<'a> Iterator for Iter<'a> {
             if let Some(error) = self.failed.take() {
                 return Some(Err(error));
             }
-            let (place, at) = self.stack.last_mut()?;
+            let (place, at) = self.here.as_mut()?;
             let place = *place;
             let now = *at;
             if now >= place.count() {
-                self.stack.pop();
+                self.here = self.stack.pop();
                 continue;
             }
             *at += 1;
@@ -467,7 +471,7 @@ impl<'a> Iterator for Iter<'a> {
                     continue;
                 }
                 Err(error) => {
-                    self.stack.pop();
+                    self.here = self.stack.pop();
                     return Some(Err(error));
                 }
             }

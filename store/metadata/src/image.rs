@@ -14,14 +14,16 @@ use std::time::SystemTime;
 
 use base_ident::filter::{Adaptor, Filter, map_field};
 use base_ident::{Descriptor, Digest, FieldPath, Labels, Namespace, apply_label, validate_labels};
-use store_bolt::BucketMut;
+use store_bolt::{Bucket, BucketMut, Entry};
 
 use crate::container::present;
 use crate::encode::{put_map, put_times};
 use crate::gc::EXPIRE;
 use crate::metadata::{Update, View};
-use crate::record::{Record, find, list};
-use crate::schema::{ANNOTATIONS, DIGEST, IMAGES, LABELS, MEDIA_TYPE, SIZE, TARGET};
+use crate::record::{Record, each, find};
+use crate::schema::{
+    ANNOTATIONS, CREATED_AT, DIGEST, IMAGES, LABELS, MEDIA_TYPE, SIZE, TARGET, UPDATED_AT,
+};
 use crate::{MetadataError, Object, Result, Scope};
 use store_bolt::value::varint;
 
@@ -68,20 +70,24 @@ impl Adaptor for Image {
 
 impl Image {
     pub(crate) fn decode(record: Record<'_>) -> Result<Self> {
-        let (created_at, updated_at) = record.times()?;
-        let Some(target) = record.nested(TARGET)? else {
+        let [annotations, created, labels, target, updated] =
+            record.entries([ANNOTATIONS, CREATED_AT, LABELS, TARGET, UPDATED_AT])?;
+        let Some(target) = bucket(target) else {
             return Err(record.damaged("unable to read target bucket"));
         };
-        let digest = Digest::parse(&target.string(DIGEST)?)
-            .map_err(|error| record.damaged(error.to_string()))?;
+        let target = Record { bucket: target, ..record };
+        let [digest, media_type, size] = target.entries([DIGEST, MEDIA_TYPE, SIZE])?;
+        let digest = target.text(value(digest).unwrap_or_default(), DIGEST)?;
+        let media_type = target.text(value(media_type).unwrap_or_default(), MEDIA_TYPE)?;
+        let (created_at, updated_at) = record.times_of(value(created), value(updated))?;
         Ok(Image {
             name: record.name()?,
-            labels: record.map(LABELS)?,
+            labels: record.map_of(bucket(labels))?,
             target: Descriptor {
-                media_type: target.string(MEDIA_TYPE)?,
-                digest,
-                size: target.size(SIZE)?,
-                annotations: record.map(ANNOTATIONS)?,
+                media_type: media_type.to_owned(),
+                digest: Digest::parse(digest).map_err(|error| record.damaged(error.to_string()))?,
+                size: target.size_of(value(size), SIZE)?,
+                annotations: record.map_of(bucket(annotations))?,
             },
             created_at,
             updated_at,
@@ -150,6 +156,14 @@ impl ImageChange {
     }
 }
 
+fn bucket(entry: Option<Entry<'_>>) -> Option<Bucket<'_>> {
+    entry.as_ref().and_then(Entry::bucket)
+}
+
+fn value(entry: Option<Entry<'_>>) -> Option<&[u8]> {
+    entry.as_ref().and_then(Entry::value)
+}
+
 impl View<'_> {
     /// An image.
     ///
@@ -167,8 +181,26 @@ impl View<'_> {
     /// # Errors
     /// DataLoss of the whole list; a damaged record is left out.
     pub fn images(&self, namespace: &Namespace, filter: &Filter) -> Result<Vec<Image>> {
-        let bucket = self.bucket(namespace, &[IMAGES])?;
-        list(bucket, "images", Image::decode, |image| filter.matches(image))
+        let mut images = Vec::new();
+        self.each_image(namespace, filter, |image| images.push(image))?;
+        Ok(images)
+    }
+
+    /// As [`View::images`], one by one.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn each_image(
+        &self,
+        namespace: &Namespace,
+        filter: &Filter,
+        mut take: impl FnMut(Image),
+    ) -> Result<()> {
+        each(self.bucket(namespace, &[IMAGES])?, "images", Image::decode, |image| {
+            if filter.matches(&image) {
+                take(image);
+            }
+        })
     }
 }
 
