@@ -4,6 +4,7 @@
 //! is what is measured; `IRONHULL_EXECS_RUNTIME` names another one, and `IRONHULL_EXECS` another
 //! number.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,7 +79,10 @@ async fn execs_leave_no_memory() {
     let first = seen[..PARTS / 2].iter().min().unwrap();
     let last = seen.last().unwrap();
     assert!(*last <= first + (SLACK >> 10), "it grows: {seen:?} kB");
-    assert_eq!(world.exits().len(), WARM_UP + number / PARTS * PARTS, "every exit was told");
+    // One that the daemon was slow to take is told again: a busy machine may show some twice.
+    let wanted = WARM_UP + number / PARTS * PARTS;
+    let told = || world.exits().into_iter().map(|exit| exit.id).collect::<BTreeSet<_>>().len();
+    crate::world::eventually("every exit to be told", || told() == wanted).await;
     let shim = Arc::into_inner(shim).unwrap();
     shim.remove().await;
     world.end(shim).await;
