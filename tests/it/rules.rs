@@ -1,5 +1,4 @@
-//! Rules of the services that have no store: events, plugins, figures of tasks. They hold for
-//! containerd as well.
+//! Rules of the services that have no store: events, plugins, figures of tasks.
 
 use std::time::Duration;
 
