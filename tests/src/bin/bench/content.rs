@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use api_grpc::content::content_client::ContentClient;
-use api_grpc::content::{
-    DeleteContentRequest, ReadContentRequest, WriteAction, WriteContentRequest,
-};
+use api_grpc::content::{DeleteContentRequest, WriteAction, WriteContentRequest};
 use api_grpc::{LEASE_HEADER, MAX_MESSAGE_SIZE};
 use bytes::Bytes;
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,6 +12,7 @@ use tonic::transport::Channel;
 
 use crate::api::Lane;
 use crate::clients::{Clients, MANY};
+use crate::drain;
 use crate::report::{Promise, Row, Unit};
 use crate::rounds;
 use crate::side::Plan;
@@ -114,12 +113,7 @@ fn one_large(clients: &mut Clients) -> Result<Vec<f64>> {
         let written = begin.elapsed().as_secs_f64();
 
         let begin = Instant::now();
-        let message = ReadContentRequest { digest: digest.clone(), offset: 0, size: 0 };
-        let answer = client(lane).read(lane.request(message)).await.context("Content.Read")?;
-        let (mut stream, mut bytes) = (answer.into_inner(), 0);
-        while let Some(part) = stream.message().await.context("Content.Read")? {
-            bytes += part.data.len();
-        }
+        let bytes = drain::read(lane, &digest).await?;
         let read = begin.elapsed().as_secs_f64();
         ensure!(bytes == LARGE, "{bytes} bytes of {LARGE}");
 

@@ -11,6 +11,7 @@ mod clients;
 mod collect;
 mod content;
 mod cycles;
+mod drain;
 mod exec;
 mod execs;
 mod image;
