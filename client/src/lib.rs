@@ -23,7 +23,7 @@ pub mod task;
 pub mod terminal;
 pub mod transfer;
 
-pub use connection::{CONNECT_TIMEOUT, Client, Connect, Headers, Service};
+pub use connection::{CONNECT_TIMEOUT, Client, Connect, Headers, MAX_FRAME, Service};
 pub use defaults::{RUNTIME_LABEL, SNAPSHOTTER_LABEL};
 
 /// The snapshotter where nobody names one, nor a label of the namespace does.

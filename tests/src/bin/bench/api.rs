@@ -105,7 +105,9 @@ impl Lane {
     /// Nobody listens.
     pub async fn connect_to(socket: &Path, namespace: &str) -> Result<Lane> {
         let address = format!("unix://{}", socket.display());
-        let channel = Endpoint::from_shared(address)?.timeout(CALL_LIMIT).connect().await?;
+        // As our own client. containerd sends frames of 16 KiB whatever is allowed.
+        let endpoint = Endpoint::from_shared(address)?.max_frame_size(client::MAX_FRAME);
+        let channel = endpoint.timeout(CALL_LIMIT).connect().await?;
         Ok(Lane { channel, namespace: namespace.parse()? })
     }
 
