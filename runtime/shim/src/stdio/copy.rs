@@ -67,7 +67,7 @@ fn destination(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 pub(crate) async fn output(pipe: Source, sink: Sink, activity: Arc<Activity>, open: OpenStream) {
     match sink {
         Sink::Fifo(fifo) => {
-            let Fifo { reader, writer } = fifo;
+            let Fifo { reader, writer, met } = fifo;
             match destination(writer) {
                 Ok(writer) => {
                     let end = tokio::select! {
@@ -88,7 +88,7 @@ pub(crate) async fn output(pipe: Source, sink: Sink, activity: Arc<Activity>, op
                     // The process has closed its end, and so does this side.
                     drop(pipe);
                     drop(open);
-                    linger(reader, writer, &activity).await;
+                    linger(reader, writer, met, &activity).await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "error copying output");
@@ -157,11 +157,12 @@ pub(crate) async fn terminal_output(
     open: OpenStream,
 ) {
     let (mut file, mut writer, mut reader) = (None, None, None);
+    let mut met = false;
     match sink {
         Some(Sink::File(sink)) => file = Some(sink),
         Some(Sink::Pipe(pipe)) => writer = destination(pipe).ok(),
         Some(Sink::Fifo(fifo)) => {
-            reader = Some(fifo.reader);
+            (met, reader) = (fifo.met, Some(fifo.reader));
             writer = destination(fifo.writer).ok();
         }
         None => {}
@@ -197,7 +198,7 @@ pub(crate) async fn terminal_output(
     drop(terminal);
     drop(open);
     if let (Some(reader), Some(writer)) = (reader, writer) {
-        linger(reader, writer, &activity).await;
+        linger(reader, writer, met, &activity).await;
     }
 }
 
@@ -331,12 +332,16 @@ async fn write_all<T: AsFd + AsRawFd>(to: &AsyncFd<T>, mut bytes: &[u8]) -> io::
 }
 
 /// Keeps the fifo of a dead process, with its last output, until a reader has come, then lets the
-/// reader see the end. Ends at once if there is a reader. A fifo without output is kept as well:
-/// whoever opens it after its last writer has gone waits for ever.
+/// reader see the end. Ends at once if there is a reader, or if one was `met` before and nothing is
+/// left to read. A fifo that nobody has come to is kept without output as well: whoever opens it
+/// after its last writer has gone waits for ever.
 ///
 /// containerd's shim has no process run before its readers are there; here a process may be over
 /// and deleted while they are on their way.
-async fn linger(reader: OwnedFd, writer: AsyncFd<OwnedFd>, activity: &Activity) {
+async fn linger(reader: OwnedFd, writer: AsyncFd<OwnedFd>, met: bool, activity: &Activity) {
+    if met && buffered(writer.get_ref()) == 0 {
+        return;
+    }
     drop(reader);
     let come = async {
         let (mut pause, longest) = READER_PAUSE;
@@ -350,7 +355,9 @@ async fn linger(reader: OwnedFd, writer: AsyncFd<OwnedFd>, activity: &Activity) 
         () = come => {}
         () = async {
             activity.closing().await;
-            tokio::time::sleep(LATE_READER).await;
+            if !met {
+                tokio::time::sleep(LATE_READER).await;
+            }
         } => {}
     }
 }

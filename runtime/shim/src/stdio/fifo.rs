@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -19,6 +19,8 @@ pub(crate) struct Fifo {
     pub(crate) reader: OwnedFd,
     /// The end for writing.
     pub(crate) writer: OwnedFd,
+    /// True if somebody else had it open for reading already.
+    pub(crate) met: bool,
 }
 
 impl Fifo {
@@ -27,16 +29,31 @@ impl Fifo {
     /// # Errors
     /// The system's; `InvalidInput` if `path` is no fifo.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        // A reader of a fifo that does not block opens at once; with it, so does the writer.
-        let reader = options(OFlags::NONBLOCK).read(true).open(path)?;
-        if !reader.metadata()?.file_type().is_fifo() {
+        let again = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
+        let no_fifo = || {
             let reason = format!("{} is not a fifo", path.display());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
-        }
-        // Through the descriptor: the path may name something else by now.
-        let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
-        let writer = options(OFlags::NONBLOCK).write(true).open(again)?;
-        Ok(Fifo { reader: reader.into(), writer: writer.into() })
+            io::Error::new(io::ErrorKind::InvalidInput, reason)
+        };
+        let checked = |file: File| {
+            let is_fifo = file.metadata()?.file_type().is_fifo();
+            if is_fifo { Ok(file) } else { Err(no_fifo()) }
+        };
+        // A writer that does not block opens only if there is a reader; a reader opens at once.
+        let first = options(OFlags::NONBLOCK).write(true).open(path);
+        let met = first.is_ok();
+        let (reader, writer) = match first {
+            Ok(writer) => {
+                let writer = checked(writer)?;
+                // Through the descriptor: the path may name something else by now.
+                (options(OFlags::NONBLOCK).read(true).open(again(&writer))?, writer)
+            }
+            Err(_) => {
+                let reader = checked(options(OFlags::NONBLOCK).read(true).open(path)?)?;
+                let writer = options(OFlags::NONBLOCK).write(true).open(again(&reader))?;
+                (reader, writer)
+            }
+        };
+        Ok(Fifo { reader: reader.into(), writer: writer.into(), met })
     }
 }
 
