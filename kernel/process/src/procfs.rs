@@ -267,6 +267,11 @@ mod tests {
         let mut child = child.spawn().expect("sh");
         let pid = i32::try_from(child.id()).expect("pid");
         let wanted: [&[u8]; 5] = [b"/bin/sh", b"-c", b"read line", b"", b"a b\n"];
+        // A spawn returns when the old program has gone, a moment before the new one has them.
+        let begun = std::time::Instant::now();
+        while arguments(pid).expect("arguments").is_empty() && begun.elapsed().as_secs() < 10 {
+            std::thread::yield_now();
+        }
         assert_eq!(arguments(pid).expect("arguments"), wanted);
         assert!(pids().expect("pids").contains(&pid));
         child.kill().expect("kill");

@@ -5,7 +5,9 @@ use std::io::{Read as _, Write as _};
 
 use anyhow::{Context, Result, ensure};
 use api_grpc::v0;
+use e2e::process::with_argument;
 use e2e::v0::{NAMESPACE, Old, next, seen, until_exit};
+use e2e::wait::until;
 use tonic::Code;
 
 use super::old;
@@ -38,7 +40,7 @@ fn an_exec_is_what_was_asked_for() {
             let mut client = old.connect().await?;
             let mut events = client.events(v0::EventsRequest::default()).await?.into_inner();
             client.create_container(old.create("x", "sleep 1000")?).await?;
-            let script = "cat /proc/self/status /proc/self/limits; echo $A $PWD; sleep 1000";
+            let script = "cat /proc/self/status /proc/self/limits; echo $A $PWD; exec sleep 1007";
             let request = v0::AddProcessRequest {
                 stdout: output.clone(),
                 user: Some(v0::User { uid: 7, gid: 8, additional_gids: vec![9] }),
@@ -57,6 +59,10 @@ fn an_exec_is_what_was_asked_for() {
             ensure!(shown.env == request.env && shown.cwd == "/tmp" && shown.stdout == output);
             ensure!(shown.capabilities == request.capabilities && shown.no_new_privileges);
             ensure!(shown.rlimits == request.rlimits && shown.stdin == "/dev/null", "{shown:?}");
+            until("the script's last step", || {
+                ensure!(!with_argument(|word| word == "1007").is_empty(), "it is not there");
+                Ok(())
+            })?;
             client.signal(kill("x")).await?;
             until_exit(&mut events, "x").await?;
             anyhow::Ok(())
