@@ -410,12 +410,17 @@ fn planned(options: &Options, point: &str, plan: &str) -> Result<World> {
         world.start()?;
         world.kill_daemon()?;
     }
+    start_by(&world, plan)?;
+    Ok(world)
+}
+
+/// Starts the daemon with a plan. It may end by it before it answers.
+fn start_by(world: &World, plan: &str) -> Result<()> {
     fs::write(world.path(PLAN), plan)?;
     if let Err(error) = world.start() {
-        // It may have ended before it answered.
-        ensure!(ended(&world), "{error:?}");
+        ensure!(ended(world), "{error:?}");
     }
-    Ok(world)
+    Ok(())
 }
 
 /// Leaves what makes a start reach `point` of the recovery.

@@ -10,7 +10,7 @@ use crate::parse::{Membership, membership};
 use crate::{Error, Result};
 
 /// Where everybody mounts them.
-pub(crate) const USUAL: &str = "/sys/fs/cgroup";
+const USUAL: &str = "/sys/fs/cgroup";
 
 /// The most that is read of `/proc/<pid>/cgroup`: some dozen hierarchies of long paths.
 const MAX_BYTES: u64 = 256 << 10;
@@ -84,6 +84,11 @@ pub(crate) struct Hierarchy {
 }
 
 impl Hierarchy {
+    /// The one that is mounted at `folder` of the usual place.
+    pub(crate) fn usual(folder: &str) -> Self {
+        Hierarchy { mount_point: Path::new(USUAL).join(folder), root: PathBuf::from("/") }
+    }
+
     /// The folder of a group as `/proc/<pid>/cgroup` names it. Nothing if it is not below what is
     /// mounted here.
     pub(crate) fn folder(&self, group: &str) -> Option<PathBuf> {

@@ -9,11 +9,11 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::hierarchy::{Mode, USUAL, membership_of, mode};
+use crate::hierarchy::{Hierarchy, Mode, membership_of, mode};
 use crate::parse::Membership;
 
 /// The stack of the thread that waits: it opens two files.
@@ -82,21 +82,18 @@ fn stay() -> Option<()> {
 /// The folder of one group that a process is in.
 fn own_group(mode: Mode, membership: &Membership) -> Option<PathBuf> {
     let legacy = || {
-        LEGACY.iter().find_map(|(controller, folder)| {
-            Some((Path::new(USUAL).join(folder), membership.legacy.get(*controller)?))
-        })
+        LEGACY
+            .iter()
+            .find_map(|(controller, folder)| Some((*folder, membership.legacy.get(*controller)?)))
     };
-    let unified = |top: &str| Some((Path::new(USUAL).join(top), membership.unified.as_ref()?));
-    let (top, group) = match mode {
+    let unified = |folder| Some((folder, membership.unified.as_ref()?));
+    let (folder, group) = match mode {
         Mode::Unavailable => None,
         Mode::Legacy => legacy(),
         Mode::Hybrid => unified("unified").or_else(legacy),
         Mode::Unified => unified(""),
     }?;
-    // Above the top of what is mounted here, names begin with `/..`.
-    let group =
-        group.strip_prefix('/').filter(|group| !group.split('/').any(|part| part == ".."))?;
-    Some(top.join(group))
+    Hierarchy::usual(folder).folder(group)
 }
 
 #[cfg(test)]

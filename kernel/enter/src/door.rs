@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 
-use rustix::fs::{CWD, MemfdFlags, memfd_create};
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::{ARGUMENT, Order};
 
@@ -16,18 +16,6 @@ pub(crate) const ORDER: RawFd = 3;
 
 /// The longest answer that is read: a step and the system's text.
 const MAX_ANSWER: u64 = 4 << 10;
-
-/// `MOUNT_ATTR_RDONLY` of `mount_setattr(2)`.
-const RDONLY: u64 = 1;
-
-/// `struct mount_attr` of `mount_setattr(2)`.
-#[repr(C)]
-struct MountAttr {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    user_namespace: u64,
-}
 
 /// The file of this program, on a mount of its own that is read-only and in no mount namespace.
 #[derive(Debug)]
@@ -45,26 +33,9 @@ impl Door {
     /// Opens it. It holds one descriptor.
     ///
     /// # Errors
-    /// The system's: kernels before 5.12, a program whose file has been removed, no privilege.
-    pub fn open() -> io::Result<Self> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let program = open_tree(CWD, "/proc/self/exe", flags)?;
-        let attr = MountAttr { set: RDONLY, clear: 0, propagation: 0, user_namespace: 0 };
-        // SAFETY: the path is a valid C string, `attr` is a `struct mount_attr` of the given size
-        // and outlives the call.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                program.as_raw_fd(),
-                c"".as_ptr(),
-                libc::AT_EMPTY_PATH,
-                &raw const attr,
-                size_of::<MountAttr>(),
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
+    /// Those of [`kernel_mount::read_only_copy`].
+    pub fn open() -> base_fs::Result<Self> {
+        let program = kernel_mount::read_only_copy(Path::new("/proc/self/exe"))?;
         Ok(Door { program })
     }
 

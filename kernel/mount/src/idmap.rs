@@ -17,21 +17,11 @@ use rustix::thread::UnshareFlags;
 use crate::error::Failure;
 use crate::mount::call_mount;
 use crate::options::Options;
-use crate::{overlay, thread};
+use crate::tree::Change;
+use crate::{overlay, thread, tree};
 
 /// The most extents of one map, the kernel's own limit.
 const MAX_EXTENTS: usize = 340;
-
-const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
-
-/// `struct mount_attr` of `mount_setattr(2)`.
-#[repr(C)]
-struct MountAttr {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    user_namespace: u64,
-}
 
 /// A user namespace with the two maps, each `container:host:size[,...]`.
 ///
@@ -133,36 +123,7 @@ pub(crate) fn mapped_tree(
     recursive: bool,
     namespace: &OwnedFd,
 ) -> Result<OwnedFd, Failure> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let mut at_flags = libc::AT_EMPTY_PATH;
-    if recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-        at_flags |= libc::AT_RECURSIVE;
-    }
-    let tree = open_tree(CWD, source, flags).map_err(Failure::at("open_tree"))?;
-    let attr = MountAttr {
-        set: MOUNT_ATTR_IDMAP,
-        clear: 0,
-        propagation: 0,
-        user_namespace: u64::try_from(namespace.as_fd().as_raw_fd()).unwrap_or(u64::MAX),
-    };
-    // SAFETY: the path is a valid C string, `attr` is a `struct mount_attr` of the given size and
-    // outlives the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            at_flags,
-            &raw const attr,
-            size_of::<MountAttr>(),
-        )
-    };
-    if result != 0 {
-        let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL);
-        return Err(Failure::System { step: "mount_setattr", errno });
-    }
-    Ok(tree)
+    tree::copy(source, recursive, Change::MappedBy(namespace.as_fd()))
 }
 
 /// A detached overlay whose lower folders show the ids of `namespace`.

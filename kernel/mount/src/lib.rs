@@ -3,7 +3,8 @@
 //! A [`Mount`] is what a snapshotter answers: kind, source, options. [`mount_all`] applies a list
 //! in its order and takes back what it did when one fails. [`unmount_all`] takes away all that is
 //! stacked on a path; a path that is not mounted is no error. [`TempMount`] is a list mounted in a
-//! folder of its own for as long as it is needed. [`mountinfo`] reads the kernel's table.
+//! folder of its own for as long as it is needed. [`read_only_copy`] is a mount that nobody else sees.
+//! [`mountinfo`] reads the kernel's table.
 //! [`transform`] does what described mounts (`format/`, `mkdir/`, `mkfs/`) ask for before they are
 //! mounted. Subvolumes of btrfs, the flag that forbids changes, and quotas of projects are here too.
 //!
@@ -27,6 +28,7 @@ mod overlay;
 mod temp;
 mod thread;
 mod transform;
+mod tree;
 mod unmount;
 
 pub use activate::{activate_one, needs_activation};
@@ -37,6 +39,7 @@ pub use mount::{Mount, mount_all, read_only, without_volatile};
 pub use rustix::mount::UnmountFlags;
 pub use temp::{TEMP_PREFIX, TempMount, clean_temp_mounts};
 pub use transform::{ActiveMount, Step, steps, transform};
+pub use tree::read_only_copy;
 pub use unmount::{detach, unmount, unmount_all, unmount_recursive};
 
 /// A result of this crate.

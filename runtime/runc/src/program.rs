@@ -166,10 +166,6 @@ impl RuncProgram {
         command.arg0(&self.program).args(arguments.words);
         // The daemon's readiness socket is none of the container's business.
         command.env_remove("NOTIFY_SOCKET");
-        kernel_process::die_with_parent(&mut command);
-        // A group of its own, so that a wrapper is killed with what it runs. The container is not
-        // in it: every runtime gives it a session of its own.
-        command.process_group(0);
         command
     }
 
@@ -192,6 +188,10 @@ impl RuncProgram {
     /// Starts a program. `command` is dropped, and its streams with it: the program alone holds
     /// its ends, or nobody would ever see their closing.
     fn spawn(&self, mut command: Command) -> Result<Running> {
+        kernel_process::die_with_parent(&mut command);
+        // A group of its own, so that a wrapper is killed with what it runs. The container is not
+        // in it: every runtime gives it a session of its own.
+        command.process_group(0);
         let (pid, exit) = self.reaper.spawn(&mut command)?;
         Ok(Running { pid, exit, ended: false })
     }
@@ -201,17 +201,13 @@ impl RuncProgram {
         match io {
             Io::Streams { stdin, stdout, stderr } => {
                 let operation = arguments.name;
-                let limit = self.limit(operation);
                 let mut command = self.command(arguments);
                 let stream = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
                 command.stdin(stream(stdin)).stdout(stream(stdout)).stderr(stream(stderr));
-                let mut running = self.spawn(command)?;
+                let running = self.spawn(command)?;
                 // After the start: the wait is for what the program does when it is up.
                 let _lead = kernel_cgroup::expect_moves();
-                let status = match tokio::time::timeout(limit, running.wait()).await {
-                    Ok(status) => status?,
-                    Err(_) => return Err(self.hung(running, operation, limit).await),
-                };
+                let status = self.end(running, operation).await?;
                 self.succeeded(status, String::new())
             }
             Io::Console(_) => self.run(arguments).await.map(drop),
@@ -267,7 +263,8 @@ impl RuncProgram {
             return Ok(false);
         };
         let Some(door) = self.door.get_or_init(|| {
-            let warn = |error: &io::Error| tracing::warn!(%error, "execs are left to the runtime");
+            let warn =
+                |error: &base_fs::Error| tracing::warn!(%error, "execs are left to the runtime");
             Door::open().inspect_err(warn).ok().map(Arc::new)
         }) else {
             return Ok(false);
@@ -280,19 +277,22 @@ impl RuncProgram {
         command.stdin(stream(stdin).map_err(no_order)?);
         command.stdout(stream(stdout).map_err(no_order)?);
         command.stderr(stream(stderr).map_err(no_order)?);
-        kernel_process::die_with_parent(&mut command);
-        command.process_group(0);
-        let mut running = self.spawn(command)?;
-        let limit = self.limit(OPERATION);
-        let status = match tokio::time::timeout(limit, running.wait()).await {
-            Ok(status) => status?,
-            Err(_) => return Err(self.hung(running, OPERATION, limit).await),
-        };
+        let running = self.spawn(command)?;
+        let status = self.end(running, OPERATION).await?;
         if status != 0 {
             let reason = ordered.reason();
             tracing::debug!(id, reason, "the runtime is asked to exec");
         }
         Ok(status == 0)
+    }
+
+    /// Waits for the end within the limit; gives the status.
+    async fn end(&self, mut running: Running, operation: &str) -> Result<u32> {
+        let limit = self.limit(operation);
+        match tokio::time::timeout(limit, running.wait()).await {
+            Ok(status) => status,
+            Err(_) => Err(self.hung(running, operation, limit).await),
+        }
     }
 
     /// Kills a program that takes too long, and waits for its death.

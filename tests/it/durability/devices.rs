@@ -11,7 +11,7 @@ use e2e::world::{IMAGE, Options};
 use e2e::{Maker, Table, World, image, wait};
 
 use super::{
-    PLAN, check_service_on, cut_power_and, ended, life_on, nothing_in, options, with_disk,
+    PLAN, check_service_on, cut_power_and, ended, life_on, nothing_in, options, start_by, with_disk,
 };
 use crate::skip;
 use crate::snapshotters::{
@@ -243,11 +243,7 @@ impl Ground {
             world.start()?;
             world.kill_daemon()?;
         }
-        fs::write(world.path(PLAN), plan)?;
-        if let Err(error) = world.start() {
-            // It may have ended before it answered.
-            ensure!(ended(&world), "{error:?}");
-        }
+        start_by(&world, plan)?;
         Ok(world)
     }
 

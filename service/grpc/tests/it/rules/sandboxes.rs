@@ -40,17 +40,22 @@ async fn a_sandbox_has_its_rules() {
     fails(update(&world, new("none"), &[]).await, Code::NotFound, "");
 }
 
+/// The sandbox `s` with other labels, another spec and another extension.
+fn changed() -> Sandbox {
+    Sandbox {
+        labels: labels(&[("b", "2")]),
+        spec: Some(any("other")),
+        extensions: [("y".to_owned(), any("y"))].into(),
+        ..new("s")
+    }
+}
+
 #[tokio::test]
 async fn paths_of_an_update() {
     let world = world().await;
     let request = StoreCreateRequest { sandbox: Some(new("s")) };
     ok(world.sandboxes().create(call(request)).await);
-    let change = Sandbox {
-        labels: labels(&[("b", "2")]),
-        spec: Some(any("other")),
-        extensions: [("y".to_owned(), any("y"))].into(),
-        ..new("s")
-    };
+    let change = changed();
     let updated = ok(update(&world, change.clone(), &["labels.b"]).await);
     assert_eq!(updated.labels, labels(&[("a", "1"), ("b", "2")]));
     assert_eq!(updated.spec, Some(any("spec")));
@@ -74,11 +79,8 @@ async fn each_path_changes_its_field_alone() {
     let request = StoreCreateRequest { sandbox: Some(new("s")) };
     ok(world.sandboxes().create(call(request)).await);
     let change = Sandbox {
-        labels: labels(&[("b", "2")]),
-        spec: Some(any("other")),
-        extensions: [("y".to_owned(), any("y"))].into(),
         runtime: Some(sandbox::Runtime { name: "other".to_owned(), options: None }),
-        ..new("s")
+        ..changed()
     };
     let updated = ok(update(&world, change.clone(), &["labels"]).await);
     assert_eq!(updated.labels, labels(&[("b", "2")]));
