@@ -174,26 +174,30 @@ impl Client {
         labels: BTreeMap<String, String>,
         owners: Option<IdMap>,
     ) -> Result<Vec<Mount>> {
-        let mut parent = image.chain_id();
-        if let Some(owners) = owners {
-            if !self.snapshot_exists(snapshotter, &parent).await? {
-                self.unpack(image, snapshotter).await?;
+        let prepare = async || {
+            let mut parent = image.chain_id();
+            if let Some(owners) = &owners {
+                if !self.snapshot_exists(snapshotter, &parent).await? {
+                    self.unpack(image, snapshotter).await?;
+                }
+                parent = self.remapped(snapshotter, &parent, owners).await?;
             }
-            parent = self.remapped(snapshotter, &parent, &owners).await?;
-        }
-        let request = PrepareSnapshotRequest {
-            snapshotter: snapshotter.to_owned(),
-            key: key.to_owned(),
-            parent,
-            labels,
+            let request = PrepareSnapshotRequest {
+                snapshotter: snapshotter.to_owned(),
+                key: key.to_owned(),
+                parent,
+                labels: labels.clone(),
+            };
+            body(self.snapshots().prepare(request).await).map(|answer| answer.mounts)
         };
-        match body(self.snapshots().prepare(request.clone()).await) {
-            Ok(answer) => return Ok(answer.mounts),
+        match prepare().await {
+            // Not unpacked; or the tree with other ids, which nobody needed any more, was collected
+            // after it had been found. What is made now is held by the lease.
             Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+            answer => return answer,
         }
         self.unpack(image, snapshotter).await?;
-        Ok(body(self.snapshots().prepare(request).await)?.mounts)
+        prepare().await
     }
 
     /// The record of a container.

@@ -214,12 +214,7 @@ fn content_of_another_daemon() {
 
             // Written by a client, read again, and bad bytes refused.
             let digest = image::digest(b"some bytes");
-            let ingest = format!("content ingest --expected-digest {digest} ref");
-            // Nothing refers to it: the label has to come before the collector.
-            wait::until("the content to be there with a label", || {
-                world.ctr_with_input(&ingest, Some(b"some bytes"))?.ok()?;
-                world.ctr(&format!("content label {digest} containerd.io/gc.root=1"))
-            })?;
+            world.ingest(&format!("--expected-digest {digest} ref"), b"some bytes")?;
             ensure!(world.ctr(&format!("content get {digest}"))? == "some bytes");
             let bad = format!("content ingest --expected-digest {} bad", image::digest(b"other"));
             world.ctr_with_input(&bad, Some(b"bytes"))?.failed()?;

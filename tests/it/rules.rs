@@ -244,11 +244,7 @@ fn a_collection_tells_of_images_and_snapshots_and_not_of_content() {
         })?;
         // Content that nothing needs, and some that a client deletes.
         world.ctr_with_input("content ingest garbage", Some(b"garbage"))?.ok()?;
-        let digest = image::digest(b"deleted");
-        wait::until("the content to be there with a label", || {
-            world.ctr_with_input("content ingest deleted", Some(b"deleted"))?.ok()?;
-            world.ctr(&format!("content label {digest} containerd.io/gc.root=test"))
-        })?;
+        let digest = world.ingest("deleted", b"deleted")?;
         world.ctr(&format!("content rm {digest}"))?;
         let expired = ("containerd.io/gc.expire".to_owned(), "2000-01-01T00:00:00Z".to_owned());
         let image = images::Image {

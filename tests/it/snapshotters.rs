@@ -373,8 +373,7 @@ fn layers_pass_through_configured_programs() {
         archive.append_data(&mut header, "file", &b"whole"[..])?;
         let sealed = archive.into_inner()?;
         let digest = image::digest(&sealed);
-        let line = format!("content ingest --expected-digest {digest} sealed");
-        world.ctr_with_input(&line, Some(&sealed))?.ok()?;
+        world.ingest(&format!("--expected-digest {digest} sealed"), &sealed)?;
         world.ctr("snapshots prepare layer")?;
         let client = world.client()?;
         let mut snapshots = SnapshotsClient::new(client.channel());

@@ -442,6 +442,22 @@ impl World {
         self.ctr(&format!("images import {} {}", self.local(), archive.display()))
     }
 
+    /// Gives the daemon content by `ctr content ingest` with `arguments`, and keeps it by a label;
+    /// gives its digest.
+    ///
+    /// # Errors
+    ///
+    /// `ctr` fails.
+    pub fn ingest(&self, arguments: &str, bytes: &[u8]) -> Result<String> {
+        let digest = image::digest(bytes);
+        // Nothing refers to it: the label has to come before the collector.
+        wait::until("the content to be there with a label", || {
+            self.ctr_with_input(&format!("content ingest {arguments}"), Some(bytes))?.ok()?;
+            self.ctr(&format!("content label {digest} containerd.io/gc.root=test"))
+        })?;
+        Ok(digest)
+    }
+
     /// What `ctr` 2.1 has to be told where it would use the transfer service: `--local` if the
     /// daemon that runs is too old for it.
     #[must_use]

@@ -119,28 +119,31 @@ impl Shared {
     }
 
     fn status(&self, reference: &str) -> Result<IngestStatus> {
-        if let Some(live) = self.locks.live(reference)
-            && !live.aborted()
-        {
-            return Ok(live.status());
+        let gone = || ContentError::IngestNotFound(reference.to_owned()).into();
+        match self.locks.live(reference) {
+            Some(live) if !live.aborted() => return Ok(live.status()),
+            // Its writer may be making files, and removes them then.
+            Some(_) => return Err(gone()),
+            None => {}
         }
         match self.layout.ingest(reference).status() {
             Ok(Some(status)) => Ok(status),
-            Ok(None) => Err(ContentError::IngestNotFound(reference.to_owned()).into()),
+            Ok(None) => Err(gone()),
             Err(reason) => Err(Error::unknown(format!("ingest ref {reference:?}: {reason}"))),
         }
     }
 
     fn statuses(&self) -> Result<Vec<IngestStatus>> {
-        let mut statuses: Vec<IngestStatus> = self
-            .locks
-            .all_live()
-            .iter()
-            .filter(|live| !live.aborted())
-            .map(|live| live.status())
-            .collect();
-        let open: HashSet<String> =
-            statuses.iter().map(|status| status.reference.clone()).collect();
+        let mut statuses = Vec::new();
+        // Also of those that were aborted: a writer may be making files, and removes them then.
+        let mut open = HashSet::new();
+        for live in self.locks.all_live() {
+            let status = live.status();
+            open.insert(status.reference.clone());
+            if !live.aborted() {
+                statuses.push(status);
+            }
+        }
         let folder = self.layout.ingests();
         for name in names(&folder)? {
             let paths = layout::IngestPaths { folder: folder.join(name) };

@@ -33,11 +33,7 @@ with_all_ctrs! {
         let digest = image::digest(&bytes);
         let size = bytes.len();
         let take = |line: &str| world.ctr_with_input(line, Some(&bytes));
-        // Nothing refers to it: the label has to come before the collector.
-        e2e::wait::until("the content to be there with a label", || {
-            take(&format!("content ingest --expected-digest {digest} --expected-size {size} first"))?.ok()?;
-            world.ctr(&format!("content label {digest} containerd.io/gc.root=test"))
-        })?;
+        world.ingest(&format!("--expected-digest {digest} --expected-size {size} first"), &bytes)?;
         ensure!(world.ctr("content ls -q")?.contains(&digest), "not there");
         ensure!(world.ctr(&format!("content get {digest}"))?.as_bytes() == bytes);
         let wrong = image::digest(b"other");
