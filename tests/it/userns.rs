@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use api_grpc::containers::{Container, CreateContainerRequest, container::Runtime};
+use api_grpc::leases::{CreateRequest, DeleteRequest};
 use api_grpc::tasks::{CreateTaskRequest, DeleteTaskRequest, StartRequest};
 use api_shim::{runc, typeurl};
 use e2e::world::{IMAGE, Options, check, check_empty};
@@ -107,6 +110,40 @@ crate::with_ctrs! {
         ensure!(error.contains("nstype:path") || error.contains("format"), "{error}");
         world.remove("one")
     }
+}
+
+/// The tree with other ids is needed by nobody once its container is gone, so a collection may take
+/// it right after the next client has found it.
+#[test]
+fn a_changed_tree_is_collected_when_it_is_found() {
+    check(Options::new(Maker::Ours), |world| {
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let collect = scope.spawn(|| -> Result<()> {
+                let client = world.client()?;
+                let mut leases = client.leases();
+                for turn in 0.. {
+                    // At other times of each run: now before the tree is looked for, now after.
+                    std::thread::sleep(Duration::from_millis(turn * 7 % 40));
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let id = "turn".to_owned();
+                    let create = CreateRequest { id: id.clone(), ..CreateRequest::default() };
+                    client.block_on(leases.create(client.request(create)))?;
+                    let delete = DeleteRequest { id, sync: true };
+                    client.block_on(leases.delete(client.request(delete)))?;
+                }
+                Ok(())
+            });
+            let runs = (0..20).try_for_each(|_| {
+                world.ctr(&format!("run --rm {MAPS} {IMAGE} one true")).map(drop)
+            });
+            stop.store(true, Ordering::Relaxed);
+            collect.join().map_err(|_| anyhow!("the collecting thread panicked"))??;
+            runs
+        })
+    });
 }
 
 /// `oom_score_adj` of a process.
