@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use api_grpc::content::AbortRequest;
 use api_grpc::content::content_client::ContentClient;
+use api_grpc::snapshots::MountsRequest;
+use api_grpc::snapshots::snapshots_client::SnapshotsClient;
 use e2e::client::Client;
 use e2e::world::{IMAGE, Options};
 use e2e::{Maker, World, image, process, wait};
@@ -518,9 +520,9 @@ fn for_all_points(
     }
 }
 
-/// Whoever does without has layers that are flushed at the kernel's leisure.
+/// Whoever does without leaves it to the snapshotter.
 #[test]
-fn layers_are_not_flushed_where_sync_fs_is_off() {
+fn the_differ_does_not_flush_where_sync_fs_is_off() {
     let outcome: Result<()> = (|| {
         let Some(options) = options()? else { skip!("failpoints are in our daemon alone") };
         for sync_fs in [true, false] {
@@ -605,6 +607,7 @@ fn a_loss_of_power_takes_nothing_that_was_acknowledged() {
             "",
             "content.file.sync-name:1=abort",
             "diff.layer.sync:2=abort",
+            "snapshot.flush:1=abort",
             "snapshot.commit.record:1=abort",
             "bolt.meta.sync:9=abort",
             "bolt.committed:12=abort",
@@ -616,6 +619,47 @@ fn a_loss_of_power_takes_nothing_that_was_acknowledged() {
 #[test]
 fn a_loss_of_power_takes_nothing_that_was_acknowledged_on_xfs() {
     losses_of_power("xfs", &["", "content.file.sync-name:1=abort", "image.record:1=abort"]);
+}
+
+/// What a client writes into a snapshot passes through no differ: the commit makes it durable.
+#[test]
+fn a_loss_of_power_takes_nothing_of_what_a_client_wrote_and_committed() {
+    let outcome: Result<()> = (|| {
+        let Some(options) = options()? else { skip!("containerd does not flush it") };
+        for snapshotter in ["overlayfs", "native"] {
+            let Some(world) = with_disk(&options, "ext4")? else { skip!("no loop devices") };
+            world.start()?;
+            let on = format!("snapshots --snapshotter {snapshotter}");
+            world.ctr(&format!("{on} prepare work"))?;
+            let file = tree_of(&world, snapshotter, "work")?.join("file");
+            let whole = vec![b'x'; 3 << 20];
+            fs::write(world.inside(&file), &whole)?;
+            world.ctr(&format!("{on} commit done work"))?;
+            cut_power(&world)?;
+            world.start()?;
+            world.ctr(&format!("{on} view look done"))?;
+            let file = tree_of(&world, snapshotter, "look")?.join("file");
+            let found =
+                fs::read(world.inside(&file)).with_context(|| file.display().to_string())?;
+            ensure!(found == whole, "{snapshotter}: {} bytes are left", found.len());
+            world.kill_daemon()?;
+            world.run("umount", &[&world.root().display().to_string()])?;
+        }
+        Ok(())
+    })();
+    if let Err(error) = outcome {
+        panic!("{error:?}");
+    }
+}
+
+/// The folder that is all of the snapshot `key`.
+fn tree_of(world: &World, snapshotter: &str, key: &str) -> Result<PathBuf> {
+    let client = world.client()?;
+    let mut snapshots = SnapshotsClient::new(client.channel());
+    let request = MountsRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+    let mounts = client.block_on(snapshots.mounts(client.request(request)))?.into_inner().mounts;
+    ensure!(mounts.len() == 1 && mounts[0].r#type == "bind", "{mounts:?}");
+    Ok(PathBuf::from(&mounts[0].source))
 }
 
 fn losses_of_power(kind: &str, plans: &[&str]) {

@@ -7,7 +7,7 @@ use api_grpc::{events, images, introspection, snapshots, tasks};
 use api_shim::types::Envelope;
 use e2e::client::{Client, request};
 use e2e::world::{IMAGE, Options, check, check_empty};
-use e2e::{Maker, image, wait};
+use e2e::{Maker, wait};
 use prost_types::{Any, Timestamp};
 use tonic::{Code, Status, Streaming};
 

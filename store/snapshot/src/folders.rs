@@ -101,6 +101,16 @@ impl Folders {
         Ok(base_fs::fsync_dir(&self.path)?)
     }
 
+    /// Makes the tree with this id durable, with whatever was written into it, by a differ or by a
+    /// client that has mounted it. Blocks.
+    pub(crate) fn flush(&self, id: u64) -> Result<()> {
+        let path = self.tree(id);
+        // DURABILITY: the files of a snapshot, before its record says that they are all there.
+        base_fs::failpoint::hit("snapshot.flush")
+            .map_err(|errno| base_fs::Error::new("syncfs", &path, errno))?;
+        Ok(base_fs::sync_file_system(&path)?)
+    }
+
     fn enter(&self, name: &str) {
         *lock(&self.busy).entry(name.to_owned()).or_default() += 1;
     }

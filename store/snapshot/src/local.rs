@@ -82,11 +82,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
         &self,
         id: u64,
         parent: Option<u64>,
-        _before: &Info,
-        _labels: &mut Labels,
-    ) -> Result<(Usage, Box<dyn Send>)> {
-        Ok((self.measure(id, parent)?, Box::new(())))
-    }
+        before: &Info,
+        labels: &mut Labels,
+    ) -> Result<(Usage, Box<dyn Send>)>;
     /// The record of the commit is durable.
     fn sealed(&self, _id: u64) {}
     /// The commit failed: the snapshot stays active.

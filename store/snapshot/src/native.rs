@@ -18,7 +18,7 @@ use crate::error::failed;
 use crate::folders::{Folders, Pending, make_private};
 use crate::local::{Backend, Local, New, delegate};
 use crate::overlay::measure;
-use crate::snapshotter::{Kind, Usage};
+use crate::snapshotter::{Info, Kind, Usage};
 use crate::storage::{Storage, Tree};
 
 /// The mode of a tree's folder.
@@ -91,6 +91,17 @@ impl Backend for Native {
 
     fn measure(&self, id: u64, _parent: Option<u64>) -> Result<Usage> {
         measure(&self.folders.tree(id))
+    }
+
+    fn seal(
+        &self,
+        id: u64,
+        parent: Option<u64>,
+        _before: &Info,
+        _labels: &mut Labels,
+    ) -> Result<(Usage, Box<dyn Send>)> {
+        self.folders.flush(id)?;
+        Ok((self.measure(id, parent)?, Box::new(())))
     }
 
     fn removed(&self, id: u64, _kind: Kind, _labels: &Labels) -> Result<()> {

@@ -169,6 +169,17 @@ impl Backend for Overlay {
         measure(&self.upper(id))
     }
 
+    fn seal(
+        &self,
+        id: u64,
+        parent: Option<u64>,
+        _before: &Info,
+        _labels: &mut Labels,
+    ) -> Result<(Usage, Box<dyn Send>)> {
+        self.folders.flush(id)?;
+        Ok((self.measure(id, parent)?, Box::new(())))
+    }
+
     fn removed(&self, id: u64, _kind: Kind, labels: &Labels) -> Result<()> {
         if labels.contains_key(LABEL_MAX_SIZE) {
             quota::unlimit(id, &self.config.root_path);

@@ -392,7 +392,9 @@ impl Ground {
             self.stop(&options, &good, point)?;
             self.fill(&options, &good, point)?;
         }
-        if !matches!(self.snapshotter, "btrfs" | "devmapper") {
+        // Layers are unpacked anew without the differ for erofs, and not as it does: mkfs.erofs gives
+        // a file with two names the mode that stands with the second one.
+        if !matches!(self.snapshotter, "btrfs" | "devmapper") && more.is_empty() {
             self.mend(&options, &good)?;
         }
         let cuts = self.cuts.iter().map(|point| format!("{point}=abort"));

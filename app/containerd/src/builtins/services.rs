@@ -26,8 +26,9 @@ pub(super) const TASK: &str = "io.containerd.runtime.v2.task";
 pub struct DiffConfig {
     /// The differs that are tried, in this order.
     pub default: Vec<String>,
-    /// Flush the file system after each layer, whatever the client says. Without it a loss of power
-    /// may leave layers with empty files, which only the next start finds.
+    /// Flush the file system after each layer, whatever the client says. The snapshotters of the
+    /// daemon flush what they commit; without this option a loss of power may leave those of a proxy
+    /// layers with empty files.
     pub sync_fs: bool,
 }
 
