@@ -196,12 +196,14 @@ fn a_bundle_of_nobody() {
 fn snapshots_and_images_that_cannot_be() {
     check(options(), |world| {
         let client = world.client()?;
+        // Keeps them from the collector.
+        let labels = || [("containerd.io/gc.root".to_owned(), "test".to_owned())].into();
         let prepare = |snapshotter: &str, key: &str, parent: &str| {
             let request = snapshots::PrepareSnapshotRequest {
                 snapshotter: snapshotter.into(),
                 key: key.into(),
                 parent: parent.into(),
-                ..Default::default()
+                labels: labels(),
             };
             client.block_on(client.snapshots().prepare(client.request(request)))
         };
@@ -218,6 +220,7 @@ fn snapshots_and_images_that_cannot_be() {
                 snapshotter: "overlayfs".into(),
                 name: name.into(),
                 key: key.into(),
+                labels: labels(),
                 ..Default::default()
             };
             client.block_on(client.snapshots().commit(client.request(request)))

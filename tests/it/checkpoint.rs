@@ -14,6 +14,7 @@ use api_shim::{linux_runc, runc, types, typeurl};
 use e2e::world::{IMAGE, Options, check};
 use e2e::{Maker, Table, World, process, programs, wait};
 use prost::Message as _;
+use tonic::metadata::MetadataValue;
 
 use crate::skip;
 
@@ -204,7 +205,8 @@ fn restore(world: &World, id: &str, checkpoint: types::Descriptor) -> Result<u32
         snapshotter: record.snapshotter.clone(),
         key: id.to_owned(),
         parent: parent(world, &record.snapshot_key)?,
-        ..Default::default()
+        // Until there is a container.
+        labels: [("containerd.io/gc.root".to_owned(), "test".to_owned())].into(),
     };
     let mounts = client.block_on(client.snapshots().prepare(client.request(snapshot)))?;
     let container = Container { id: id.to_owned(), snapshot_key: id.to_owned(), ..record };
@@ -235,13 +237,16 @@ fn through_the_api() {
         // Nothing but memory: the new root file system has none of its files.
         world.ctr(&format!("run -d --null-io {IMAGE} one sleep 1000"))?;
         let client = world.client()?;
+        // Nothing but the lease needs what a checkpoint makes.
+        world.ctr("leases create --id held")?;
         let checkpoint = |options| {
-            let request = CheckpointTaskRequest {
+            let mut request = client.request(CheckpointTaskRequest {
                 container_id: "one".to_owned(),
                 options,
                 ..Default::default()
-            };
-            client.block_on(client.tasks().checkpoint(client.request(request)))
+            });
+            request.metadata_mut().insert("containerd-lease", MetadataValue::from_static("held"));
+            client.block_on(client.tasks().checkpoint(request))
         };
         // As clients of 1.0 ask, and those of today.
         let old = typeurl::encode(&linux_runc::CheckpointOptions::default());

@@ -100,6 +100,9 @@ pub struct ContainerState {
     /// Pid of the init process; 0 if there is none.
     #[serde(default)]
     pub pid: i32,
+    /// The bundle that it was made from; empty if the runtime does not say.
+    #[serde(default)]
+    pub bundle: PathBuf,
 }
 
 /// A maker of containers.

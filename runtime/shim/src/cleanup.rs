@@ -44,9 +44,15 @@ pub(crate) fn delete(arguments: &Arguments) -> Result<()> {
             Reaper::install()?,
         )
         .with_limits(create::limits());
-        if !program.is_gone(&arguments.id)
-            && let Err(error) = program.delete(&arguments.id, true).await
-        {
+        if program.is_gone(&arguments.id) {
+            return Ok(());
+        }
+        if let Some(other) = other_bundle(&program, &arguments.id, &bundle).await {
+            tracing::warn!(
+                bundle = %other.display(),
+                "the runtime keeps a container of this id for another bundle: it is left alone"
+            );
+        } else if let Err(error) = program.delete(&arguments.id, true).await {
             tracing::warn!(%error, "failed to remove runc container");
         }
         Ok::<_, base_errors::Error>(())
@@ -65,6 +71,14 @@ fn bundle(arguments: &Arguments) -> Result<PathBuf> {
     }
     let here = std::env::current_dir().context("get working directory")?;
     Ok(here.parent().unwrap_or(&here).join(&arguments.id))
+}
+
+/// The bundle of the container that the runtime keeps, if that is another one and is still there:
+/// then a create has failed because of it, and it is not the dead shim's.
+async fn other_bundle(program: &RuncProgram, id: &str, bundle: &Path) -> Option<PathBuf> {
+    let state = program.state(id).await.ok()?;
+    let kept = fs::canonicalize(&state.bundle).ok()?;
+    (fs::canonicalize(bundle).ok().as_ref() != Some(&kept)).then_some(kept)
 }
 
 /// How the container ended: by its record, or killed just now.

@@ -89,6 +89,10 @@ async fn a_container_of_somebody_else_stays() {
         let pids = call!(shim, pids, PidsRequest { id: "one".to_owned() }).unwrap();
         assert_eq!(pids.processes.iter().map(|one| one.pid).collect::<Vec<_>>(), [pid]);
     }
+    // Neither is it by who cleans up after the second shim.
+    world.clean_up(&second, "one");
+    let state = call!(shim, state, shim.state_request("")).unwrap();
+    assert_eq!((state.pid, state.status()), (pid, State::Running));
     assert_eq!(shim.exec_to_end(shim.exec_request("x", &["true"])).await, 0);
     shim.remove().await;
     let _ = call!(other, shutdown, ShutdownRequest { id: "two".to_owned(), now: false });

@@ -1,10 +1,12 @@
 //! Output, input and terminals of real processes.
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 
 use api_shim::task::*;
+use api_ttrpc::code;
 
-use crate::world::{World, call, read_all};
+use crate::world::{World, call, eventually, read_all};
 
 /// What a process writes before it ends at once.
 const MUCH: usize = 64 << 20;
@@ -172,20 +174,48 @@ async fn clients_of_a_terminal_come_and_go() {
     world.end(shim).await;
 }
 
+/// A script for `binary://`.
+fn logger(world: &World, text: &str) -> PathBuf {
+    let script = world.path("logger");
+    std::fs::write(&script, format!("#!/bin/sh\n{text}\n")).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, mode).unwrap();
+    script
+}
+
+/// It is waited for only so long: half a minute.
+#[tokio::test]
+async fn a_logger_that_never_is_ready_fails_the_create() {
+    let world = World::new().await;
+    let script = logger(&world, "echo $$ >\"$2\"\nexec sleep 1000");
+    let pid_file = world.path("pid");
+    let bundle = world.bundle("one", &["true"]);
+    let shim = world.start(&bundle, "one").await;
+    let mut create = world.create(&shim);
+    create.stdout = format!("binary://{}?pid={}", script.display(), pid_file.display());
+    let status = call!(shim, create, create).unwrap_err();
+    assert_eq!(status.code, code::DEADLINE_EXCEEDED, "{status:?}");
+    assert!(status.message.contains("was not ready in time"), "{}", status.message);
+    let pid = std::fs::read_to_string(pid_file).unwrap();
+    let process = PathBuf::from(format!("/proc/{}", pid.trim()));
+    eventually("the logger's end", || !process.exists()).await;
+    // Nothing of it is in the way of another try.
+    shim.run(world.create(&shim)).await;
+    assert_eq!(call!(shim, wait, shim.wait_request("")).unwrap().exit_status, 0);
+    call!(shim, delete, shim.delete_request("")).unwrap();
+    world.end(shim).await;
+}
+
 #[tokio::test]
 async fn a_logger_of_the_user_gets_all_output() {
     let world = World::new().await;
-    let script = world.path("logger");
     let log = world.path("log");
     // It takes its time until it is ready, and after the end of its streams.
-    std::fs::write(
-        &script,
-        "#!/bin/sh\nsleep 0.1\nexec 5>&-\ncat <&4 >\"$2.err\" &\ncat <&3 >\"$2.out\"\nwait\nsleep 0.1\n\
-         echo \"$CONTAINER_ID $CONTAINER_NAMESPACE $EXTRA\" >\"$2.end\"\n",
-    )
-    .unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&script, mode).unwrap();
+    let script = logger(
+        &world,
+        "sleep 0.1\nexec 5>&-\ncat <&4 >\"$2.err\" &\ncat <&3 >\"$2.out\"\nwait\nsleep 0.1\n\
+         echo \"$CONTAINER_ID $CONTAINER_NAMESPACE $EXTRA\" >\"$2.end\"",
+    );
     let bundle = world.bundle("one", &["sh", "-c", "yes | head -c 1000000; echo err >&2"]);
     let shim = world.start(&bundle, "one").await;
     let mut create = world.create(&shim);
