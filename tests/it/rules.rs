@@ -7,7 +7,7 @@ use api_grpc::{events, images, introspection, snapshots, tasks};
 use api_shim::types::Envelope;
 use e2e::client::{Client, request};
 use e2e::world::{IMAGE, Options, check, check_empty};
-use e2e::{Maker, wait};
+use e2e::{Maker, World, wait};
 use prost_types::{Any, Timestamp};
 use tonic::{Code, Status, Streaming};
 
@@ -46,6 +46,24 @@ fn next(client: &Client, events: &mut Streaming<Envelope>) -> Result<Envelope> {
     client.block_on(next)??.context("the end of the events")
 }
 
+/// Publishes on `topic` until the subscription hears of it: it is there when its first event is. Gives
+/// that event.
+fn begin(
+    world: &World,
+    client: &Client,
+    heard: &mut Streaming<Envelope>,
+    topic: &str,
+) -> Result<Envelope> {
+    let other = world.client()?;
+    wait::until("the subscription", || {
+        publish(&other, topic, "x")?;
+        let first = client.block_on(async {
+            tokio::time::timeout(Duration::from_millis(100), heard.message()).await
+        });
+        first.context("nothing heard")??.context("the end of the events")
+    })
+}
+
 #[track_caller]
 fn refused(answer: Result<(), Status>) {
     let status = answer.expect_err("the call was not refused");
@@ -61,16 +79,7 @@ fn publish_stamps_time_and_namespace_and_checks_the_topic() {
             refused(publish(&client, topic, "x"));
         }
         let mut heard = subscribe(&client, &[r#"topic~="^/testing""#])?;
-        // A subscription is there when its first event is; until then some may be missed.
-        let other = world.client()?;
-        wait::until("the subscription", || {
-            publish(&other, "/testing/first", "x")?;
-            let first = client.block_on(async {
-                tokio::time::timeout(Duration::from_millis(100), heard.message()).await
-            });
-            ensure!(first.is_ok(), "nothing heard");
-            Ok(())
-        })?;
+        begin(world, &client, &mut heard, "/testing/first")?;
         publish(&client, "/testing/topic-1.a_b", "y")?;
         loop {
             let envelope = next(&client, &mut heard)?;
@@ -132,16 +141,11 @@ fn subscribe_takes_any_of_its_filters_and_replays_nothing() {
             r#"topic=="/testing/begin""#,
         ];
         let mut heard = subscribe(&client, &filters)?;
-        let other = world.client()?;
-        wait::until("the subscription", || {
-            publish(&other, "/testing/begin", "x")?;
-            let first = client.block_on(async {
-                tokio::time::timeout(Duration::from_millis(100), heard.message()).await
-            });
-            let first = first.context("nothing heard")??.context("the end of the events")?;
-            assert_eq!(first.topic, "/testing/begin", "what was told before the subscription");
-            Ok(())
-        })?;
+        let first = begin(world, &client, &mut heard, "/testing/begin")?;
+        ensure!(
+            first.topic == "/testing/begin",
+            "what was told before the subscription: {first:?}"
+        );
         publish(&client, "/testing/two", "x")?;
         publish(&client, "/testing/two", "wanted")?;
         publish(&client, "/testing/one", "y")?;
@@ -233,15 +237,7 @@ fn a_collection_tells_of_images_and_snapshots_and_not_of_content() {
                 r#"topic=="/testing/begin""#,
             ],
         )?;
-        let other = world.client()?;
-        wait::until("the subscription", || {
-            publish(&other, "/testing/begin", "x")?;
-            let first = client.block_on(async {
-                tokio::time::timeout(Duration::from_millis(100), heard.message()).await
-            });
-            ensure!(first.is_ok(), "nothing heard");
-            Ok(())
-        })?;
+        begin(world, &client, &mut heard, "/testing/begin")?;
         // Content that nothing needs, and some that a client deletes.
         world.ctr_with_input("content ingest garbage", Some(b"garbage"))?.ok()?;
         let digest = world.ingest("deleted", b"deleted")?;
