@@ -82,9 +82,17 @@ pub(crate) trait Backend: Send + Sync + 'static {
         &self,
         id: u64,
         parent: Option<u64>,
-        before: &Info,
-        labels: &mut Labels,
-    ) -> Result<(Usage, Box<dyn Send>)>;
+        _before: &Info,
+        _labels: &mut Labels,
+    ) -> Result<(Usage, Box<dyn Send>)> {
+        self.flush(id)?;
+        Ok((self.measure(id, parent)?, Box::new(())))
+    }
+    /// Makes durable what was written into an active tree. INVARIANT: whoever leaves it out has a
+    /// [`Backend::seal`] of its own that does it.
+    fn flush(&self, _id: u64) -> Result<()> {
+        Ok(())
+    }
     /// The record of the commit is durable.
     fn sealed(&self, _id: u64) {}
     /// The commit failed: the snapshot stays active.

@@ -18,7 +18,7 @@ use crate::error::failed;
 use crate::folders::{Folders, Pending, make_private};
 use crate::local::{Backend, Local, New, delegate};
 use crate::overlay::measure;
-use crate::snapshotter::{Info, Kind, Usage};
+use crate::snapshotter::{Kind, Usage};
 use crate::storage::{Storage, Tree};
 
 /// The mode of a tree's folder.
@@ -93,15 +93,8 @@ impl Backend for Native {
         measure(&self.folders.tree(id))
     }
 
-    fn seal(
-        &self,
-        id: u64,
-        parent: Option<u64>,
-        _before: &Info,
-        _labels: &mut Labels,
-    ) -> Result<(Usage, Box<dyn Send>)> {
-        self.folders.flush(id)?;
-        Ok((self.measure(id, parent)?, Box::new(())))
+    fn flush(&self, id: u64) -> Result<()> {
+        self.folders.flush(id)
     }
 
     fn removed(&self, id: u64, _kind: Kind, _labels: &Labels) -> Result<()> {

@@ -169,15 +169,8 @@ impl Backend for Overlay {
         measure(&self.upper(id))
     }
 
-    fn seal(
-        &self,
-        id: u64,
-        parent: Option<u64>,
-        _before: &Info,
-        _labels: &mut Labels,
-    ) -> Result<(Usage, Box<dyn Send>)> {
-        self.folders.flush(id)?;
-        Ok((self.measure(id, parent)?, Box::new(())))
+    fn flush(&self, id: u64) -> Result<()> {
+        self.folders.flush(id)
     }
 
     fn removed(&self, id: u64, _kind: Kind, labels: &Labels) -> Result<()> {
