@@ -10,9 +10,8 @@ use anyhow::{Context, Result, ensure};
 use e2e::world::{IMAGE, Options};
 use e2e::{Maker, Table, World, image, wait};
 
-use super::{
-    PLAN, check_service_on, cut_power_and, ended, life_on, nothing_in, options, start_by, with_disk,
-};
+use super::power::{cut_power_and, with_disk};
+use super::{PLAN, check_service_on, ended, life_on, nothing_in, options, start_by};
 use crate::skip;
 use crate::snapshotters::{
     EROFS_DIFFER, ThinPool, lacking, lacking_devmapper, lacking_erofs_differ,
