@@ -462,6 +462,15 @@ fn damage(world: &World, point: &str) -> Result<()> {
     Ok(fs::write(world.root().join("last-start"), "another-boot running\n")?)
 }
 
+/// The image of before the damage is there.
+fn image_is_whole(world: &World) -> Result<()> {
+    let checked = world.ctr("images check")?;
+    let line = checked.lines().find(|line| line.starts_with(IMAGE));
+    let line = line.with_context(|| format!("the image is gone: {checked}"))?;
+    ensure!(line.contains("complete (") && line.ends_with("true"), "{line}");
+    Ok(())
+}
+
 #[test]
 fn a_daemon_that_stops_at_any_point_leaves_nothing_half_done() {
     for_all_points(
@@ -472,6 +481,7 @@ fn a_daemon_that_stops_at_any_point_leaves_nothing_half_done() {
             if point.starts_with("recovery.") {
                 // What was damaged before is mended by the next start.
                 world.start()?;
+                image_is_whole(world)?;
                 world.kill_daemon()?;
             }
             check_files(world, good)?;
@@ -486,6 +496,9 @@ fn a_daemon_that_stops_at_any_point_leaves_nothing_half_done() {
 fn a_disk_that_is_full_at_any_point_gives_an_error_and_keeps_everything() {
     for_all_points(
         |world, point, good| {
+            if point.starts_with("recovery.") {
+                image_is_whole(world)?;
+            }
             life(world).with_context(|| format!("at {point}"))?;
             ensure!(!ended(world), "a full disk ended the daemon");
             fs::remove_file(world.path(PLAN))?;

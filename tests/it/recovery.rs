@@ -12,8 +12,17 @@ use crate::durability::{METADATA, OVERLAY, check_files, committed, reference};
 use crate::skip;
 
 fn check(body: impl FnOnce(&World) -> Result<()>) {
+    check_with("", body);
+}
+
+/// The same with failpoints that the file `plan` of the world names, if it is not empty.
+fn check_with(plan: &str, body: impl FnOnce(&World) -> Result<()>) {
     let outcome: Result<()> = (|| {
-        let options = Options::new(Maker::Forky)?;
+        let mut options = Options::new(Maker::Forky)?;
+        if !plan.is_empty() {
+            let plan = format!("@{{world}}/{plan}");
+            options.environment.push(("IRONHULL_FAILPOINT".to_owned(), plan));
+        }
         if options.daemon != Maker::Ours {
             skip!("containerd does not recover");
         }
@@ -119,6 +128,64 @@ fn a_backup_takes_the_place_of_a_database_that_is_gone() {
         let metrics = world.log();
         ensure!(metrics.contains("the damaged file is kept"));
         world.ctr(&format!("images rm --sync {IMAGE}")).map(drop)
+    });
+}
+
+/// The disk is full when the records are made anew: what they will name must not be collected.
+#[test]
+fn nothing_is_collected_before_the_records_are_complete() {
+    check_with("failpoints", |world| {
+        world.kill_daemon()?;
+        let database = world.root().join(METADATA).join("meta.db");
+        let _ = fs::remove_file(database.with_extension("db.backup"));
+        destroy(&database, 0)?;
+        let plan = world.path("failpoints");
+        // The first is for the word to the next start, which then goes into the old file.
+        fs::write(&plan, "fs.atomic.sync:1=enospc;bolt.pages.write:1=enospc")?;
+        world.start()?;
+        let log = world.log();
+        let told = log.lines().find(|line| line.contains("cannot complete the records"));
+        ensure!(told.context("they were made")?.contains("No space left on device"), "{told:?}");
+        let state = fs::read_to_string(world.root().join("last-start"))?;
+        ensure!(state.ends_with(" incomplete\n"), "{state}");
+        ensure!(world.ctr("images ls -q")?.is_empty());
+        world.ctr("leases create --id collect")?;
+        let refused = world.try_ctr("leases rm --sync collect")?.failed()?;
+        ensure!(refused.contains("make room on the disk"), "{refused}");
+        ensure!(world.stop_daemon()? == 0);
+        fs::remove_file(&plan)?;
+        world.start()?;
+        let images = world.ctr("images ls -q")?;
+        let name = images.split_whitespace().next().context("no image came back")?;
+        let checked = world.ctr("images check")?;
+        ensure!(checked.contains("complete (") && checked.contains("true"), "{checked}");
+        world.ctr(&format!("images tag {name} {IMAGE}"))?;
+        runs(world, "c1")?;
+        // What nothing refers to is in the lease of what was found.
+        world.ctr("leases create --id collect")?;
+        world.ctr("leases rm --sync collect").map(drop)
+    });
+}
+
+/// Starts that end while they make the records anew: each goes on where it was left.
+#[test]
+fn a_start_that_stops_while_it_recovers_is_followed_by_one_that_ends_it() {
+    check_with("failpoints", |world| {
+        world.kill_daemon()?;
+        let database = world.root().join(METADATA).join("meta.db");
+        let _ = fs::remove_file(database.with_extension("db.backup"));
+        destroy(&database, 0)?;
+        let plan = world.path("failpoints");
+        for point in ["bolt.create.sync", "bolt.pages.write", "bolt.meta.sync"] {
+            fs::write(&plan, format!("{point}:1=abort"))?;
+            ensure!(world.start().is_err(), "{point} is not reached");
+        }
+        fs::remove_file(&plan)?;
+        world.start()?;
+        let checked = world.ctr("images check")?;
+        ensure!(checked.contains("complete (") && checked.contains("true"), "{checked}");
+        ensure!(!world.ctr("images ls -q")?.trim().is_empty());
+        Ok(())
     });
 }
 

@@ -34,6 +34,8 @@ pub struct Surroundings {
     pub report: PluginReport,
     /// What introspection warns of.
     pub deprecations: Deprecations,
+    /// Whether records may be missing of what is there: then nothing may be collected.
+    pub incomplete: bool,
     /// The API of 0.2, once its plugin is there.
     pub v0: OnceCell<service_v0::Api>,
 }

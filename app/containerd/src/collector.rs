@@ -160,6 +160,19 @@ impl Collector for Scheduler {
     }
 }
 
+/// Collects nothing: records are missing, and what they named would be taken for garbage.
+pub struct Withheld;
+
+#[async_trait]
+impl Collector for Withheld {
+    async fn collect(&self) -> Result<()> {
+        Err(Error::unavailable(
+            "nothing is collected: this start could not make all records anew that are missing; \
+             see its log, make room on the disk and start the daemon again",
+        ))
+    }
+}
+
 /// The schedule at work.
 struct Run {
     plan: Plan,

@@ -83,6 +83,7 @@ pub fn run(loaded: Loaded) -> Result<()> {
         metrics: Registry::default(),
         report: PluginReport::default(),
         deprecations: Deprecations::default(),
+        incomplete: marker.is_incomplete(),
         v0: std::cell::OnceCell::new(),
     });
     recovered.publish(&surroundings.metrics);
@@ -235,7 +236,10 @@ async fn serve(surroundings: &Surroundings, plugins: Plugins, started: Instant) 
             tracing::error!(%error, "restart monitor");
         }
     });
-    if let Ok(stores) = plugins.get::<Stores>(types::METADATA, "bolt") {
+    // The backup may know more than a database that is incomplete.
+    if !surroundings.incomplete
+        && let Ok(stores) = plugins.get::<Stores>(types::METADATA, "bolt")
+    {
         tokio::spawn(back_up((*stores).clone()));
     }
     tokio::pin!(clients, old_clients, shims);

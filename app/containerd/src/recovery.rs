@@ -15,6 +15,8 @@
 //!
 //! No step fails the start. Each one that does anything says so in the log and in the metric
 //! `ironhull_recovery_total`; what is replaced is kept beside its place, as `*.damaged-<time>`.
+//! A start that ends in between is gone on with by the next one. After a step that could not do its
+//! work (a full disk) records may be missing: the daemon collects nothing, and the next start tries again.
 
 mod boot;
 mod databases;
@@ -32,7 +34,6 @@ use base_telemetry::metrics::Registry;
 use crate::config::Config;
 
 pub use self::boot::Marker;
-use self::databases::Verdict;
 pub use self::databases::{BACKUP_INTERVAL, backup_path, worth_a_backup};
 use self::places::Places;
 
@@ -57,36 +58,57 @@ impl Tally {
     }
 }
 
+/// An error with its causes: errors of the database leave those to the reader of the chain.
+struct Causes<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            write!(f, ": {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
+    }
+}
+
 /// Recovers what has to be, on the thread of the caller; `runtime` is for unpacking. No plugin may
 /// have opened anything yet.
 pub fn run(config: &Config, runtime: &tokio::runtime::Runtime) -> (Marker, Tally) {
     let mut tally = Tally::default();
     let places = Places::of(config);
-    let marker = Marker::begin(&config.root);
+    let mut marker = Marker::begin(&config.root);
     if marker.is_unclean() {
         tracing::warn!("the last run did not end cleanly: everything is checked");
         tally.add("unclean_start", 1);
     }
-    let mut incomplete = false;
+    let mut failed = false;
     for database in places.databases() {
-        match databases::ensure(&database, marker.is_unclean(), &mut tally) {
-            Ok(Verdict::Sound) => {}
-            Ok(Verdict::Incomplete) => incomplete = true,
+        match databases::ensure(&database, &mut marker, &mut tally) {
+            Ok(()) => {}
             Err(error) => {
+                let error = Causes(&error);
                 tracing::error!(path = %database.display(), %error, "cannot recover the database");
             }
         }
     }
-    if incomplete {
+    if marker.is_incomplete() {
         match records::complete(&places, &mut tally) {
             Ok(()) => {}
-            Err(error) => tracing::error!(%error, "cannot complete the records"),
+            Err(error) => {
+                tracing::error!(
+                    error = %Causes(&error),
+                    "cannot complete the records: nothing is collected until a start that can"
+                );
+                failed = true;
+            }
         }
     }
     if (marker.is_unclean() || databases::is_quick(&places.metadata))
         && let Err(error) = quarantine::run(&places.metadata, &mut tally)
     {
-        tracing::error!(%error, "cannot look for bad records");
+        tracing::error!(error = %Causes(&error), "cannot look for bad records");
     }
     if marker.is_unclean() {
         if places.has_bundles() {
@@ -96,9 +118,10 @@ pub fn run(config: &Config, runtime: &tokio::runtime::Runtime) -> (Marker, Tally
             trees::verify(&places, runtime, &mut tally);
         }
     }
-    for database in places.databases() {
-        databases::back_up_closed(&database);
+    // What records are missing of is no better than the backup.
+    for database in places.databases().iter().filter(|_| !failed) {
+        databases::back_up_closed(database);
     }
-    marker.checked();
+    marker.checked(!failed);
     (marker, tally)
 }

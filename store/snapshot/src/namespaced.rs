@@ -4,7 +4,9 @@
 //! snapshotter of one call. Making a snapshot takes three steps, none of which waits for another
 //! inside of a transaction: reserve a key of the backend, have the backend make the snapshot,
 //! record it. A crash in between leaves a snapshot that no record names; its key is never
-//! reserved again, so it is in nobody's way, and the next sweep removes it.
+//! reserved again, so it is in nobody's way, and the next sweep removes it. Only a database that was
+//! lost, or went back to a backup, reserves keys that the backend has already: then the next one is
+//! tried.
 
 mod sweep;
 mod target;
@@ -69,6 +71,10 @@ impl NamespacedSnapshots {
     }
 }
 
+/// Keys that are tried if the backend has those which are new to the database. Each has a number of
+/// its own, so one that is free comes soon.
+const MAX_KEYS: usize = 16;
+
 /// The snapshots of one namespace; a [`Snapshotter`].
 #[derive(Clone)]
 pub struct NamespacedSnapshotter {
@@ -111,38 +117,34 @@ impl NamespacedSnapshotter {
         }
         let Shared { metadata, name, backend, .. } = &*self.shared;
         let target = labels.get(LABEL_SNAPSHOT_REF).filter(|target| !target.is_empty()).cloned();
-        let reserved = {
-            let (scope, name) = (self.scope.clone(), name.clone());
-            let (key, parent) = (key.to_owned(), parent.to_owned());
-            let (target, labels) = (target.clone(), labels.clone());
-            metadata
-                .update(move |tx| {
-                    let target = target.as_deref();
-                    Ok(tx.reserve_snapshot(&scope, &name, &key, &parent, target, &labels)?)
-                })
-                .await?
-        };
-        let (backend_key, backend_parent) = match reserved {
-            Reserved::New { backend, parent } => (backend, parent),
-            Reserved::Exists(object) => return Err(MetadataError::AlreadyExists(object).into()),
-        };
-        let held = metadata.hold(Held::Snapshot(name.clone(), backend_key.clone()));
-        let passed = inherited(&labels);
-        let made = match want {
-            Want::Active => backend.prepare(&backend_key, &backend_parent, passed).await,
-            Want::View => backend.view(&backend_key, &backend_parent, passed).await,
-        };
-        let mounts = match (made, target) {
-            (Ok(mounts), _) => mounts,
-            (Err(error), Some(target)) if error.is_already_exists() => {
-                return Err(self.adopt(target, parent, backend_parent, labels).await);
+        let mut taken = 0;
+        let (held, backend_key, backend_parent, mounts) = loop {
+            let reserved = self.reserve(key, parent, target.as_deref(), &labels).await?;
+            let (backend_key, backend_parent) = match reserved {
+                Reserved::New { backend, parent } => (backend, parent),
+                Reserved::Exists(object) => return Err(MetadataError::AlreadyExists(object).into()),
+            };
+            let held = metadata.hold(Held::Snapshot(name.clone(), backend_key.clone()));
+            let passed = inherited(&labels);
+            let made = match want {
+                Want::Active => backend.prepare(&backend_key, &backend_parent, passed).await,
+                Want::View => backend.view(&backend_key, &backend_parent, passed).await,
+            };
+            match (made, target.as_ref()) {
+                (Ok(mounts), _) => break (held, backend_key, backend_parent, mounts),
+                (Err(error), Some(target)) if error.is_already_exists() => {
+                    return Err(self.adopt(target.clone(), parent, backend_parent, labels).await);
+                }
+                (Err(error), None) if error.is_already_exists() => {
+                    metadata.mark_snapshotter_dirty(name);
+                    taken += 1;
+                    // The caller must not take it for an answer about its own key.
+                    if taken == MAX_KEYS {
+                        return Err(SnapshotError::Backend(error.to_string()).into());
+                    }
+                }
+                (Err(error), _) => return Err(error),
             }
-            // The key was new: the backend contradicts itself, and the caller must not take it for
-            // an answer about its own key.
-            (Err(error), None) if error.is_already_exists() => {
-                return Err(SnapshotError::Backend(error.to_string()).into());
-            }
-            (Err(error), _) => return Err(error),
         };
         let new = NewSnapshot {
             key: key.to_owned(),
@@ -163,6 +165,22 @@ impl NamespacedSnapshotter {
         }
         drop(held);
         Ok(mounts)
+    }
+
+    async fn reserve(
+        &self,
+        key: &str,
+        parent: &str,
+        target: Option<&str>,
+        labels: &Labels,
+    ) -> Result<Reserved> {
+        let (scope, name) = (self.scope.clone(), self.shared.name.clone());
+        let (key, parent) = (key.to_owned(), parent.to_owned());
+        let (target, labels) = (target.map(str::to_owned), labels.clone());
+        let reserve = move |tx: &mut store_metadata::Update<'_, '_>| {
+            Ok(tx.reserve_snapshot(&scope, &name, &key, &parent, target.as_deref(), &labels)?)
+        };
+        self.shared.metadata.update(reserve).await
     }
 
     async fn put_record(&self, new: NewSnapshot) -> Result<SnapshotRecord> {
@@ -254,26 +272,47 @@ impl Snapshotter for NamespacedSnapshotter {
             return Err(SnapshotError::KeyEmpty.into());
         }
         let Shared { metadata, name: snapshotter, backend, .. } = &*self.shared;
-        let reserved = {
-            let (scope, snapshotter) = (self.scope.clone(), snapshotter.clone());
-            let (name, key) = (name.to_owned(), key.to_owned());
-            let (parent, labels) = (parent.to_owned(), labels.clone());
-            metadata
-                .update(move |tx| {
-                    Ok(tx.reserve_commit(&scope, &snapshotter, &name, &key, &parent, &labels)?)
-                })
-                .await
-        };
-        let (from, to, rebase) = match reserved {
-            Ok(ReservedCommit::New { backend, name, rebase }) => (backend, name, rebase),
-            Ok(ReservedCommit::Exists(object)) => {
-                return Err(MetadataError::AlreadyExists(object).into());
+        let mut taken = 0;
+        let (to, holds) = loop {
+            let reserved = {
+                let (scope, snapshotter) = (self.scope.clone(), snapshotter.clone());
+                let (name, key) = (name.to_owned(), key.to_owned());
+                let (parent, labels) = (parent.to_owned(), labels.clone());
+                metadata
+                    .update(move |tx| {
+                        Ok(tx.reserve_commit(
+                            &scope,
+                            &snapshotter,
+                            &name,
+                            &key,
+                            &parent,
+                            &labels,
+                        )?)
+                    })
+                    .await?
+            };
+            let (from, to, rebase) = match reserved {
+                ReservedCommit::New { backend, name, rebase } => (backend, name, rebase),
+                ReservedCommit::Exists(object) => {
+                    return Err(MetadataError::AlreadyExists(object).into());
+                }
+            };
+            let holds = [&from, &to]
+                .map(|key| metadata.hold(Held::Snapshot(snapshotter.clone(), key.clone())));
+            let parent = rebase.unwrap_or_default();
+            match backend.commit(&to, &from, inherited(&labels), &parent).await {
+                Ok(()) => break (to, holds),
+                Err(error) if error.is_already_exists() => {
+                    metadata.mark_snapshotter_dirty(snapshotter);
+                    taken += 1;
+                    // The caller must not take it for an answer about its own name.
+                    if taken == MAX_KEYS {
+                        return Err(SnapshotError::Backend(error.to_string()).into());
+                    }
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         };
-        let holds =
-            [&from, &to].map(|key| metadata.hold(Held::Snapshot(snapshotter.clone(), key.clone())));
-        backend.commit(&to, &from, inherited(&labels), &rebase.unwrap_or_default()).await?;
         // DURABILITY: the backend has the tree under its new key; this record gives it its name.
         base_fs::failpoint::hit("snapshot.commit.record")
             .map_err(|errno| base_fs::Error::new("record", name, errno))?;

@@ -19,7 +19,7 @@ use store_snapshot::{
 
 use super::services::{DIFF, DiffConfig};
 use super::{Surroundings, platform};
-use crate::collector::{Scheduler, SchedulerConfig};
+use crate::collector::{Scheduler, SchedulerConfig, Withheld};
 
 pub(super) const BOLT: &str = "io.containerd.metadata.v1.bolt";
 pub(super) const OVERLAYFS: &str = "io.containerd.snapshotter.v1.overlayfs";
@@ -163,6 +163,9 @@ pub(super) fn register(graph: &mut Graph, surroundings: &Rc<Surroundings>) {
     let around = Rc::clone(surroundings);
     graph.register(Registration::new(types::GC, "scheduler", &[types::METADATA], move |context| {
         let table: SchedulerConfig = around.tables.take(SCHEDULER)?;
+        if around.incomplete {
+            return Ok(Arc::new(Withheld) as Arc<dyn Collector>);
+        }
         let stores: Arc<Stores> = context.single(types::METADATA)?;
         Ok(Arc::new(Scheduler::start(&table, (*stores).clone(), &around.metrics)?)
             as Arc<dyn Collector>)

@@ -59,7 +59,7 @@ pub(super) struct Asked(Vec<(watch::Receiver<u64>, u64)>);
 impl Asked {
     /// Waits until they have ended, but not longer than `patience`.
     pub(super) async fn wait(self, patience: Duration) {
-        let all = join_all(self.0.into_iter().map(async |(mut ended, number)| {
+        let all = join_all(self.0.into_iter().map(|(mut ended, number)| async move {
             // An error says that the daemon ends.
             let _ = ended.wait_for(|ended| *ended >= number).await;
         }));

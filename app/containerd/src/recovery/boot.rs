@@ -6,15 +6,21 @@
 //! checking   a start that has to check everything has not finished doing so
 //! running    a daemon runs, or was killed
 //! clean      the daemon stopped after it had flushed the file system
+//! incomplete records are missing which a start has not made anew yet, or could not
 //! ```
 //!
 //! A daemon that was killed loses nothing: the kernel has its data. So a start is unclean if the
 //! machine has booted since, without a clean stop before it. This costs one small file at the
 //! first start after a boot, and at each stop.
 
+use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "last-start";
+
+/// The state of [`Marker::is_incomplete`].
+const INCOMPLETE: &str = "incomplete";
 
 /// The most bytes of the file that are read.
 const MAX_SIZE: u64 = 4096;
@@ -25,6 +31,7 @@ pub struct Marker {
     path: PathBuf,
     boot: String,
     unclean: bool,
+    incomplete: bool,
 }
 
 impl Marker {
@@ -43,8 +50,13 @@ impl Marker {
             Some(text) => unclean(text, &boot),
             None => used,
         };
-        let marker = Marker { path, boot, unclean };
-        let state = if unclean { "checking" } else { "running" };
+        let incomplete = found.as_ref().is_some_and(|text| state(text) == Some(INCOMPLETE));
+        let marker = Marker { path, boot, unclean, incomplete };
+        let state = match (incomplete, unclean) {
+            (true, _) => INCOMPLETE,
+            (false, true) => "checking",
+            (false, false) => "running",
+        };
         if found.as_deref() != Some(&marker.text(state)) {
             marker.write(state);
         }
@@ -56,9 +68,23 @@ impl Marker {
         self.unclean
     }
 
-    /// Everything has been checked.
-    pub fn checked(&self) {
-        if self.unclean {
+    /// True if records may be missing that can be made anew.
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete
+    }
+
+    /// A database is going to be replaced, or falls back: records will be missing.
+    pub fn begin_mending(&mut self) {
+        if !self.incomplete {
+            self.incomplete = true;
+            self.write(INCOMPLETE);
+        }
+    }
+
+    /// Everything has been checked; `complete`: and all that was missing is there again.
+    pub fn checked(&mut self, complete: bool) {
+        if complete && (self.unclean || self.incomplete) {
+            self.incomplete = false;
             self.write("running");
         }
     }
@@ -71,7 +97,9 @@ impl Marker {
             tracing::warn!(%error, "cannot flush the root folder: the next start checks everything");
             return;
         }
-        self.write("clean");
+        if !self.incomplete {
+            self.write("clean");
+        }
     }
 
     fn text(&self, state: &str) -> String {
@@ -80,12 +108,22 @@ impl Marker {
 
     fn write(&self, state: &str) {
         // DURABILITY: what the next start believes (fs.atomic.sync, fs.atomic.sync-name).
-        if let Err(error) =
-            base_fs::write_atomic(&self.path, self.text(state).as_bytes(), 0o600, true)
+        let text = self.text(state);
+        if let Err(error) = base_fs::write_atomic(&self.path, text.as_bytes(), 0o600, true)
+            // A full disk has the block of the file that is there.
+            && fs::File::options().write(true).open(&self.path).and_then(|mut file| {
+                file.write_all(text.as_bytes())?;
+                file.set_len(text.len() as u64)?;
+                file.sync_all()
+            }).is_err()
         {
             tracing::warn!(%error, "cannot note the state of the daemon");
         }
     }
+}
+
+fn state(text: &str) -> Option<&str> {
+    Some(text.trim_end().split_once(' ')?.1)
 }
 
 fn unclean(text: &str, boot: &str) -> bool {
@@ -115,12 +153,27 @@ mod tests {
         assert!(!Marker::begin(root.path()).is_unclean(), "a new root");
         std::fs::write(root.path().join(NAME), "another running\n").expect("write");
         assert!(Marker::begin(root.path()).is_unclean());
-        let second = Marker::begin(root.path());
+        let mut second = Marker::begin(root.path());
         assert!(second.is_unclean(), "the check has not finished");
-        second.checked();
+        second.checked(true);
         let third = Marker::begin(root.path());
         assert!(!third.is_unclean(), "killed, and the machine runs on");
         third.stop();
         assert!(!Marker::begin(root.path()).is_unclean());
+    }
+
+    #[test]
+    fn what_could_not_be_completed_stays_so_until_it_is() {
+        let root = tempfile::tempdir().expect("a folder");
+        let mut first = Marker::begin(root.path());
+        assert!(!first.is_incomplete());
+        first.begin_mending();
+        first.checked(false);
+        first.stop();
+        let mut second = Marker::begin(root.path());
+        assert!(second.is_incomplete() && second.is_unclean(), "a clean stop says nothing of it");
+        assert!(Marker::begin(root.path()).is_incomplete(), "killed before it could try");
+        second.checked(true);
+        assert!(!Marker::begin(root.path()).is_incomplete());
     }
 }

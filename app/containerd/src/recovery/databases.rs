@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use store_bolt::{Db, Error, Examination, Options};
 
-use super::Tally;
+use super::{Causes, Marker, Tally};
 
 /// Up to this size all pages are checked at every start: some ten milliseconds. A larger file is checked
 /// after an unclean end alone.
@@ -21,62 +21,55 @@ pub const BACKUP_INTERVAL: Duration = Duration::from_secs(3600);
 /// Damaged files that are kept of each database.
 const MAX_KEPT: usize = 3;
 
-/// What became of a database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It is as it was.
-    Sound,
-    /// It opens; records may be missing.
-    Incomplete,
-}
-
 /// True if there is a database at `path` that can be read whole at every start.
 pub(super) fn is_quick(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0 && metadata.len() <= QUICK_CHECK)
 }
 
-/// Sees to it that the file at `path` opens. `thorough`: all of its pages are checked.
+/// Sees to it that the file at `path` opens. After an unclean end all of its pages are checked. Before
+/// anything is changed, `marker` is told that records will be missing.
 ///
 /// # Errors
 /// Those of the disk, if not even an empty file can be had.
-pub(super) fn ensure(path: &Path, thorough: bool, tally: &mut Tally) -> Result<Verdict, Error> {
+pub(super) fn ensure(path: &Path, marker: &mut Marker, tally: &mut Tally) -> Result<(), Error> {
     let len = fs::metadata(path).map_or(0, |metadata| metadata.len());
     if len == 0 && !backup_path(path).exists() {
         // Made by a daemon that did not come further.
-        return Ok(Verdict::Sound);
+        return Ok(());
     }
-    let found = match store_bolt::examine(path, thorough || len <= QUICK_CHECK) {
+    let found = match store_bolt::examine(path, marker.is_unclean() || len <= QUICK_CHECK) {
         Ok(found) => found,
         // Opening it tells the user, and waits.
-        Err(Error::Locked { .. }) => return Ok(Verdict::Sound),
+        Err(Error::Locked { .. }) => return Ok(()),
         Err(error) => {
+            let error = Causes(&error);
             tracing::error!(path = %path.display(), %error, "the database cannot be read");
             Examination::default()
         }
     };
     let Some(newest) = &found.newest else {
         tracing::error!(path = %path.display(), "the database has no valid state");
+        marker.begin_mending();
         return replace(path, tally);
     };
-    let Some(problem) = newest.problems.first() else { return Ok(Verdict::Sound) };
+    let Some(problem) = newest.problems.first() else { return Ok(()) };
     tracing::error!(
         path = %path.display(), %problem, problems = newest.problems.len(),
         "the database is damaged"
     );
+    marker.begin_mending();
     if found.older.as_ref().is_some_and(store_bolt::Report::is_clean) {
         keep_copy(path);
         store_bolt::fall_back(path)?;
         tracing::error!(path = %path.display(), "its newest commit is lost, the one before is whole");
         tally.add("database_fell_back", 1);
-        return Ok(Verdict::Incomplete);
+        return Ok(());
     }
-    match salvage(path, tally) {
-        Ok(()) => Ok(Verdict::Incomplete),
-        Err(error) => {
-            tracing::error!(path = %path.display(), %error, "nothing can be salvaged");
-            replace(path, tally)
-        }
-    }
+    salvage(path, tally).or_else(|error| {
+        let error = Causes(&error);
+        tracing::error!(path = %path.display(), %error, "nothing can be salvaged");
+        replace(path, tally)
+    })
 }
 
 /// Puts what can be read into the place of the file, with the backup in its gaps.
@@ -93,14 +86,16 @@ fn salvage(path: &Path, tally: &mut Tally) -> Result<(), Error> {
             Ok(filled) => {
                 tracing::warn!(path = %path.display(), filled, "lost keys come from the backup");
             }
-            Err(error) => tracing::error!(%error, "the backup is of no use"),
+            Err(error) => {
+                tracing::error!(error = %Causes(&error), "the backup is of no use");
+            }
         }
     }
     let mode = fs::metadata(path).map(|metadata| metadata.permissions());
     if let Ok(mode) = mode {
         let _ = fs::set_permissions(&saved, mode);
     }
-    set_aside(path);
+    keep(path);
     rename(&saved, path)?;
     tracing::error!(path = %path.display(), "the database holds what could be read of it");
     tally.add("database_salvaged", 1);
@@ -108,18 +103,13 @@ fn salvage(path: &Path, tally: &mut Tally) -> Result<(), Error> {
 }
 
 /// Puts the backup into the place of a file of which nothing can be read; or nothing.
-fn replace(path: &Path, tally: &mut Tally) -> Result<Verdict, Error> {
+fn replace(path: &Path, tally: &mut Tally) -> Result<(), Error> {
     let backup = backup_path(path);
     let usable = store_bolt::examine(&backup, true)
         .is_ok_and(|found| found.newest.is_some_and(|newest| newest.is_clean()));
-    set_aside(path);
+    keep(path);
     if usable {
-        // A copy: the backup stays what it is.
-        let copied = beside(path, "restored");
-        fs::copy(&backup, &copied)
-            .and_then(|_| fs::File::open(&copied)?.sync_all())
-            .map_err(|source| io("copy", &backup, source))?;
-        rename(&copied, path)?;
+        put_back(&backup, path)?;
         tracing::error!(path = %path.display(), "the database is that of the last backup");
         tally.add("database_restored", 1);
     } else {
@@ -127,9 +117,25 @@ fn replace(path: &Path, tally: &mut Tally) -> Result<Verdict, Error> {
             spare_trees(path);
         }
         tracing::error!(path = %path.display(), "there is no backup: the database begins empty");
+        remove(path);
         tally.add("database_emptied", 1);
     }
-    Ok(Verdict::Incomplete)
+    Ok(())
+}
+
+/// Puts a copy of the backup into the place of the database; the backup itself where the disk has no
+/// room for a copy: a name takes none.
+fn put_back(backup: &Path, path: &Path) -> Result<(), Error> {
+    let copied = beside(path, "restored");
+    let copy = fs::copy(backup, &copied)
+        .and_then(|_| fs::File::open(&copied)?.sync_all())
+        .map_err(|source| io("copy", backup, source));
+    copy.and_then(|()| rename(&copied, path)).or_else(|error| {
+        let reason = Causes(&error);
+        tracing::warn!(path = %backup.display(), %reason, "no copy of the backup: it is moved");
+        remove(&copied);
+        rename(backup, path)
+    })
 }
 
 /// Trees whose records are all lost are kept for a person to look at: their ids will be given again.
@@ -171,6 +177,7 @@ pub(super) fn back_up_closed(path: &Path) {
         Ok(())
     });
     if let Err(error) = outcome {
+        let error = Causes(&error);
         tracing::warn!(path = %path.display(), %error, "no backup of the database");
     }
 }
@@ -214,14 +221,15 @@ fn remove(path: &Path) {
     }
 }
 
-/// Renames the file out of the way.
-fn set_aside(path: &Path) {
+/// Gives the file another name, by which it stays when this one is given to another.
+fn keep(path: &Path) {
     let kept = beside(path, &damaged());
-    match fs::rename(path, &kept) {
+    // Where there are no links, its place is empty for a moment.
+    match fs::hard_link(path, &kept).or_else(|_| fs::rename(path, &kept)) {
         Ok(()) => tracing::error!(kept = %kept.display(), "the damaged file is kept"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => {
             tracing::error!(path = %path.display(), %error, "cannot keep the damaged file");
-            remove(path);
         }
     }
     bound(path);
@@ -297,13 +305,32 @@ mod tests {
         }
     }
 
+    /// Whether a start has to mend the database.
+    fn mends(path: &Path) -> bool {
+        let root = tempfile::tempdir().expect("a folder");
+        let mut marker = Marker::begin(root.path());
+        ensure(path, &mut marker, &mut Tally::default()).expect("ensure");
+        // A start that ends here leaves word of it.
+        assert_eq!(Marker::begin(root.path()).is_incomplete(), marker.is_incomplete());
+        marker.is_incomplete()
+    }
+
+    #[test]
+    fn a_backup_is_enough() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = made(folder.path());
+        fs::remove_file(&path).expect("remove");
+        assert!(mends(&path));
+        assert!(has(&path, "first"));
+    }
+
     #[test]
     fn a_sound_file_stays_as_it_is() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = made(folder.path());
         let before = fs::read(&path).expect("read");
-        let verdict = ensure(&path, true, &mut Tally::default()).expect("ensure");
-        assert_eq!((verdict, fs::read(&path).expect("read")), (Verdict::Sound, before));
+        assert!(!mends(&path));
+        assert_eq!(fs::read(&path).expect("read"), before);
     }
 
     #[test]
@@ -312,13 +339,11 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let path = made(folder.path());
             damage(&path, from);
-            let mut tally = Tally::default();
-            let verdict = ensure(&path, false, &mut tally).expect("ensure");
-            assert_eq!(verdict, Verdict::Incomplete);
-            assert!(has(&path, "first"), "{tally:?}");
+            assert!(mends(&path));
+            assert!(has(&path, "first"));
             let kept = super::super::places::names(folder.path());
             assert!(kept.iter().any(|name| name.starts_with("meta.db.damaged-")), "{kept:?}");
-            assert_eq!(ensure(&path, true, &mut tally).expect("ensure"), Verdict::Sound);
+            assert!(!mends(&path));
         }
     }
 
@@ -328,8 +353,8 @@ mod tests {
         let path = folder.path().join("metadata.db");
         fs::write(&path, [0xA5; 20_000]).expect("write");
         fs::create_dir_all(folder.path().join("snapshots/1/fs")).expect("mkdir");
-        let verdict = ensure(&path, false, &mut Tally::default()).expect("ensure");
-        assert_eq!((verdict, has(&path, "first")), (Verdict::Incomplete, false));
+        assert!(mends(&path));
+        assert!(!has(&path, "first"));
         let kept = super::super::places::names(folder.path());
         assert!(kept.iter().any(|name| name.starts_with("snapshots.damaged-")), "{kept:?}");
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kernel_mount::Mount;
 
+use super::databases::backup_path;
 use crate::config::Config;
 
 /// What the folders of snapshotters begin with; their name follows.
@@ -57,10 +58,11 @@ impl Places {
         Mount { kind, source, target: String::new(), options }
     }
 
-    /// All databases that there are, those of snapshotters first.
+    /// All databases that there are, be it as a backup alone; those of snapshotters first.
     pub(super) fn databases(&self) -> Vec<PathBuf> {
         let snapshotters = self.snapshotters.iter().map(|(_, folder)| folder.join("metadata.db"));
-        snapshotters.chain([self.metadata.clone()]).filter(|path| path.exists()).collect()
+        let all = snapshotters.chain([self.metadata.clone()]);
+        all.filter(|path| path.exists() || backup_path(path).exists()).collect()
     }
 
     /// True if there is any bundle of a task.

@@ -15,7 +15,7 @@ use store_bolt::{Bucket, BucketMut, Db, Entry, Error, Options, WriteTx, value};
 
 use super::documents::{self, Blob, Document};
 use super::places::{Places, names};
-use super::{Tally, encode::any};
+use super::{Causes, Tally, encode::any};
 
 /// How long what was found is held.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -67,6 +67,7 @@ pub(super) fn complete(places: &Places, tally: &mut Tally) -> Result<(), Error> 
     for (name, folder) in &places.snapshotters {
         let path = folder.join("metadata.db");
         if let Err(error) = read_snapshots(name, &path, &mut snapshots) {
+            let error = Causes(&error);
             tracing::error!(path = %path.display(), %error, "not all snapshots can be read");
         }
     }

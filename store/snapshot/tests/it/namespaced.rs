@@ -130,6 +130,49 @@ async fn a_sweep_removes_children_first() {
     assert_eq!(snapshots.sweep().await.unwrap(), 0);
 }
 
+/// The records are lost, the backend has kept its own.
+#[tokio::test]
+async fn keys_that_only_the_backend_knows_are_in_nobodys_way() {
+    let folder = folder();
+    let backend = native(&folder.path().join("native"));
+    let life = async |records: &str| {
+        let records = metadata(&folder.path().join(records));
+        let snapshots = NamespacedSnapshots::new(records, "native", Arc::clone(&backend));
+        let store = snapshots.scope(scope("one"));
+        store.prepare("key", "", Labels::new()).await.unwrap();
+        store.commit("layer", "key", Labels::new(), "").await.unwrap();
+        store.view("view", "layer", Labels::new()).await.unwrap();
+        assert_eq!(store.list(&[]).await.unwrap().len(), 2);
+        snapshots
+    };
+    life("before").await;
+    backend.prepare("one/4/view", "", Labels::new()).await.unwrap();
+    // The same numbers again, but for that of the active key, which is free.
+    let snapshots = life("after").await;
+    let mut found: Vec<_> =
+        backend.list(&[]).await.unwrap().into_iter().map(|info| info.name).collect();
+    found.sort();
+    assert_eq!(
+        found,
+        ["one/2/layer", "one/3/layer", "one/3/view", "one/4/view", "one/5/view"],
+        "a commit and a view beside those of before"
+    );
+    assert_eq!(snapshots.sweep().await.unwrap(), 3);
+}
+
+/// What has nothing but taken keys is not asked for ever.
+#[tokio::test]
+async fn a_backend_that_has_every_key_is_given_up() {
+    let folder = folder();
+    let backend = native(&folder.path().join("native"));
+    for number in 1..=40 {
+        backend.prepare(&format!("one/{number}/key"), "", Labels::new()).await.unwrap();
+    }
+    let snapshots = NamespacedSnapshots::new(metadata(folder.path()), "native", backend);
+    let error = snapshots.scope(scope("one")).prepare("key", "", Labels::new()).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unknown, "{error}");
+}
+
 #[tokio::test]
 async fn crashes_between_backend_and_record_block_nothing() {
     let folder = folder();
