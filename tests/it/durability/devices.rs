@@ -312,9 +312,21 @@ impl Ground {
             }
             self.check(&world, &below, good)
         })();
+        let ended = world.kill_daemon();
+        self.unmount(&world)?;
         outcome.with_context(|| format!("power cut at {plan:?}\n{}", world.log()))?;
-        world.kill_daemon()?;
+        ended?;
         Ok(true)
+    }
+
+    /// Lets go of a file system that lies on the disk of the world. Folders of a world are removed while
+    /// its mounts end, which keeps mounts together that are below each other; the kernel would never
+    /// find out that one which has its loop device on the other is in no use.
+    fn unmount(&self, world: &World) -> Result<()> {
+        if self.snapshotter == "btrfs" {
+            world.run("umount", &[&self.folder(world).display().to_string()])?;
+        }
+        Ok(())
     }
 
     /// What was not synced to the disk of the world is gone.

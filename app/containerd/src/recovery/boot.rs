@@ -107,18 +107,20 @@ impl Marker {
     }
 
     fn write(&self, state: &str) {
-        // DURABILITY: what the next start believes (fs.atomic.sync, fs.atomic.sync-name).
         let text = self.text(state);
-        if let Err(error) = base_fs::write_atomic(&self.path, text.as_bytes(), 0o600, true)
-            // A full disk has the block of the file that is there.
-            && fs::File::options().write(true).open(&self.path).and_then(|mut file| {
-                file.write_all(text.as_bytes())?;
-                file.set_len(text.len() as u64)?;
-                file.sync_all()
-            }).is_err()
-        {
+        // DURABILITY: what the next start believes (fs.atomic.sync, fs.atomic.sync-name).
+        let written = base_fs::write_atomic(&self.path, text.as_bytes(), 0o600, true);
+        if let Err(error) = written.or_else(|error| self.write_in_place(&text).map_err(|_| error)) {
             tracing::warn!(%error, "cannot note the state of the daemon");
         }
+    }
+
+    /// A full disk still has the block of the file that is there.
+    fn write_in_place(&self, text: &str) -> std::io::Result<()> {
+        let mut file = fs::File::options().write(true).open(&self.path)?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)?;
+        file.sync_all()
     }
 }
 
