@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use e2e::world::{IMAGE, Options};
@@ -42,6 +42,16 @@ fn destroy(database: &Path, first: u64) -> Result<()> {
         file.write_all_at(&[0xA5; 4096], page * 4096)?;
     }
     Ok(())
+}
+
+/// Kills the daemon; nothing of its `meta.db` can be read any more, and there is no backup. Gives the
+/// folder.
+fn lose_the_records(world: &World) -> Result<PathBuf> {
+    world.kill_daemon()?;
+    let folder = world.root().join(METADATA);
+    let _ = fs::remove_file(folder.join("meta.db.backup"));
+    destroy(&folder.join("meta.db"), 0)?;
+    Ok(folder)
 }
 
 fn runs(world: &World, id: &str) -> Result<()> {
@@ -84,11 +94,7 @@ fn a_layer_that_lost_files_is_unpacked_anew_after_an_unclean_start() {
 fn without_any_database_the_image_the_container_and_its_task_come_back() {
     check(|world| {
         world.ctr(&format!("run -d {IMAGE} c1 sleep 1000"))?;
-        world.kill_daemon()?;
-        let folder = world.root().join(METADATA);
-        let database = folder.join("meta.db");
-        let _ = fs::remove_file(folder.join("meta.db.backup"));
-        destroy(&database, 0)?;
+        let folder = lose_the_records(world)?;
         world.start()?;
         // The name stood in the database alone.
         let images = world.ctr("images ls -q")?;
@@ -135,10 +141,7 @@ fn a_backup_takes_the_place_of_a_database_that_is_gone() {
 #[test]
 fn nothing_is_collected_before_the_records_are_complete() {
     check_with("failpoints", |world| {
-        world.kill_daemon()?;
-        let database = world.root().join(METADATA).join("meta.db");
-        let _ = fs::remove_file(database.with_extension("db.backup"));
-        destroy(&database, 0)?;
+        lose_the_records(world)?;
         let plan = world.path("failpoints");
         // The first is for the word to the next start, which then goes into the old file.
         fs::write(&plan, "fs.atomic.sync:1=enospc;bolt.pages.write:1=enospc")?;
@@ -171,10 +174,7 @@ fn nothing_is_collected_before_the_records_are_complete() {
 #[test]
 fn a_start_that_stops_while_it_recovers_is_followed_by_one_that_ends_it() {
     check_with("failpoints", |world| {
-        world.kill_daemon()?;
-        let database = world.root().join(METADATA).join("meta.db");
-        let _ = fs::remove_file(database.with_extension("db.backup"));
-        destroy(&database, 0)?;
+        lose_the_records(world)?;
         let plan = world.path("failpoints");
         for point in ["bolt.create.sync", "bolt.pages.write", "bolt.meta.sync"] {
             fs::write(&plan, format!("{point}:1=abort"))?;
