@@ -18,8 +18,7 @@ fn sizes(table: &Table, name: &str) -> Result<[u64; 4]> {
 
 fn explained(world: &World) -> Result<()> {
     // The index of the archive is nobody's once the image is there.
-    world.ctr("leases create --id collect")?;
-    world.ctr("leases rm --sync collect")?;
+    world.collect()?;
     world.ctr(&format!("run -d {IMAGE} box sleep 10000"))?;
     world.ctr("snapshots prepare loose")?;
     world.ctr("snapshots commit layer loose")?;

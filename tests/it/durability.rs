@@ -369,8 +369,7 @@ fn check_service_on(world: &World, on: &str) -> Result<()> {
         world.ctr(&format!("leases rm {id}"))?;
     }
     give_up_the_ingest(world)?;
-    world.ctr("leases create --id collect")?;
-    world.ctr("leases rm --sync collect")?;
+    world.collect()?;
     let snapshots = world.ctr(&format!("snapshots {on} ls"))?;
     ensure!(snapshots.lines().count() == 1, "{snapshots}");
     let content = world.inside(&world.root()).join(CONTENT);

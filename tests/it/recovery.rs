@@ -152,8 +152,8 @@ fn nothing_is_collected_before_the_records_are_complete() {
         let state = fs::read_to_string(world.root().join("last-start"))?;
         ensure!(state.ends_with(" incomplete\n"), "{state}");
         ensure!(world.ctr("images ls -q")?.is_empty());
-        world.ctr("leases create --id collect")?;
-        let refused = world.try_ctr("leases rm --sync collect")?.failed()?;
+        world.ctr("leases create --id refused")?;
+        let refused = world.try_ctr("leases rm --sync refused")?.failed()?;
         ensure!(refused.contains("make room on the disk"), "{refused}");
         ensure!(world.stop_daemon()? == 0);
         fs::remove_file(&plan)?;
@@ -165,8 +165,7 @@ fn nothing_is_collected_before_the_records_are_complete() {
         world.ctr(&format!("images tag {name} {IMAGE}"))?;
         runs(world, "c1")?;
         // What nothing refers to is in the lease of what was found.
-        world.ctr("leases create --id collect")?;
-        world.ctr("leases rm --sync collect").map(drop)
+        world.collect()
     });
 }
 

@@ -458,6 +458,17 @@ impl World {
         Ok(digest)
     }
 
+    /// Has the daemon collect what nothing needs. There is no other collection before something is
+    /// deleted: what a test makes after this without a lease stays.
+    ///
+    /// # Errors
+    ///
+    /// `ctr` fails.
+    pub fn collect(&self) -> Result<()> {
+        self.ctr("leases create --id collect")?;
+        self.ctr("leases rm --sync collect").map(drop)
+    }
+
     /// What `ctr` 2.1 has to be told where it would use the transfer service: `--local` if the
     /// daemon that runs is too old for it.
     #[must_use]

@@ -108,6 +108,7 @@ fn a_loss_of_power_takes_nothing_of_what_a_client_wrote_and_committed() {
             world.ctr(&format!("{on} commit done work"))?;
             cut_power(&world)?;
             world.start()?;
+            world.collect()?;
             world.ctr(&format!("{on} view look done"))?;
             let file = tree_of(&world, snapshotter, "look")?.join("file");
             let found =
