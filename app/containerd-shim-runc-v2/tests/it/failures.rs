@@ -173,14 +173,7 @@ async fn one_stage_fails(stage: &str, after: bool) {
         call!(shim, wait, shim.wait_request("x")).unwrap();
         call!(shim, delete, shim.delete_request("x")).unwrap();
         // The process that the runtime had made all the same is dead.
-        let one = PidsRequest { id: "one".to_owned() };
-        loop {
-            let left = call!(shim, pids, one.clone()).unwrap().processes.len();
-            if left == 1 {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        world.processes(&shim, "one", 1).await;
     }
     if stage == "pause" {
         let pause = PauseRequest { id: "one".to_owned() };

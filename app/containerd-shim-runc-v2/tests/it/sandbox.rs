@@ -6,7 +6,7 @@ use api_shim::sandbox::*;
 use api_shim::task::*;
 use api_shim::{cgroups, typeurl};
 
-use crate::world::{World, call, options};
+use crate::world::{World, call, options, soon};
 
 fn sandbox_id() -> String {
     "pod".to_owned()
@@ -73,14 +73,19 @@ async fn a_sandbox_takes_its_containers_with_it() {
         call!(shim, start, StartRequest { id: id.to_owned(), exec_id: String::new() }).unwrap();
     }
     let metrics = SandboxMetricsRequest { sandbox_id: sandbox_id() };
-    let metric = client.sandbox_metrics(&options, &metrics).await.unwrap().metrics.unwrap();
-    let data = metric.data.unwrap();
-    let pids = if typeurl::is::<cgroups::v1::Metrics>(&data) {
-        typeurl::decode::<cgroups::v1::Metrics>(&data).unwrap().pids.unwrap().current
-    } else {
-        typeurl::decode::<cgroups::v2::Metrics>(&data).unwrap().pids.unwrap().current
-    };
-    assert_eq!((metric.id.as_str(), pids), ("pod", 2), "of both together");
+    // The threads of the runtime's init end when it becomes the program.
+    soon("the numbers of both together", async || {
+        let metric = client.sandbox_metrics(&options, &metrics).await.unwrap().metrics.unwrap();
+        assert_eq!(metric.id, "pod");
+        let data = metric.data.unwrap();
+        let pids = if typeurl::is::<cgroups::v1::Metrics>(&data) {
+            typeurl::decode::<cgroups::v1::Metrics>(&data).unwrap().pids.unwrap().current
+        } else {
+            typeurl::decode::<cgroups::v2::Metrics>(&data).unwrap().pids.unwrap().current
+        };
+        pids == 2
+    })
+    .await;
     let stop = StopSandboxRequest { sandbox_id: sandbox_id(), timeout_secs: 30 };
     client.stop_sandbox(&options, &stop).await.unwrap();
     for id in ["one", "two"] {

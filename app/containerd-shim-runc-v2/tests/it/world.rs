@@ -310,6 +310,15 @@ impl World {
         self.gone(&shim).await;
     }
 
+    /// Waits until the container `id` has `count` processes. What was killed may take a moment to die.
+    pub(crate) async fn processes(&self, shim: &Shim, id: &str, count: usize) {
+        soon(&format!("{count} processes of {id}"), async || {
+            let pids = call!(shim, pids, PidsRequest { id: id.to_owned() });
+            pids.map_or(0, |answer| answer.processes.len()) == count
+        })
+        .await;
+    }
+
     /// Checks that neither shim nor container is left.
     pub(crate) async fn gone(&self, shim: &Shim) {
         shim.left().await;
@@ -481,8 +490,13 @@ pub(crate) fn run(mut command: Command, input: &[u8]) -> Output {
 
 /// Waits until something holds.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    soon(what, async || holds()).await;
+}
+
+/// Waits until the answer to a question of the shim is yes.
+pub(crate) async fn soon(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let wait = async {
-        while !holds() {
+        while !holds().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
